@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The public face of Guestward: KVM's, as functions.
+ *
+ * Whatever <linux/kvm.h> says of /dev/kvm, its VM and its vCPU descriptors holds here, with gw_open for open("/dev/kvm"),
+ * gw_ioctl for ioctl, gw_mmap for mmap and gw_close for close. <guestward/kvm.h> has the structures of kernels newer than
+ * the installed header, and the extension block for what KVM lacks. The descriptors are real ones (poll, dup and close
+ * behave); only ioctls on them must come here.
+ *
+ * No function sets errno: failures are negative errno values, as inside the kernel. All are safe from several threads.
+ */
+#ifndef GUESTWARD_GUESTWARD_H
+#define GUESTWARD_GUESTWARD_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define GW_PUBLIC __attribute__((visibility("default")))
+#else
+#define GW_PUBLIC
+#endif
+
+/* A descriptor that stands for /dev/kvm, close-on-exec; -EMFILE, -ENOMEM. */
+GW_PUBLIC int gw_open(void);
+
+/* One KVM ioctl on a system, VM or vCPU descriptor. @arg is the third argument as in ioctl(2): a pointer or a number.
+ * Returns what the ioctl returns (>= 0) or -errno exactly as KVM documents it; -EBADF: not a descriptor of ours. */
+GW_PUBLIC long gw_ioctl(int fd, unsigned long request, unsigned long arg);
+
+/* mmap of a vCPU descriptor (kvm_run, PIO page, coalesced ring). MAP_FAILED never: returns NULL and stores -errno. */
+GW_PUBLIC void *gw_mmap(size_t length, int prot, int flags, int fd, uint64_t offset, int *err);
+
+/* Drops one descriptor; the object behind it lives while anything refers to it. 0 or -EBADF. */
+GW_PUBLIC int gw_close(int fd);
+
+/* Is this one of our descriptors? */
+GW_PUBLIC int gw_owns(int fd);
+
+/* Where the library's messages go: one line, no newline. NULL (the default): nowhere. */
+typedef void gw_log_fn(void *opaque, int level, const char *line);
+GW_PUBLIC void gw_set_log(gw_log_fn *fn, void *opaque);
+
+#endif

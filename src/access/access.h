@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * THE CENTRE. Every guest access, by whatever part of the engine, becomes a request; acc_check() answers it.
+ *
+ *   pass 1  guest page walk (each table read and A/D write is itself a request of stage WALK)	-> #PF, #GP, #SS
+ *   pass 2  slot and page kind, then the guards in order						-> device, exit, substitute, ...
+ *
+ * The fast path (the inline TLB probe) may remember an ALLOW, never decide one. Whoever narrows a right calls acc_forget().
+ */
+#ifndef GW_ACCESS_ACCESS_H
+#define GW_ACCESS_ACCESS_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "access/guard.h"
+#include "access/request.h"
+#include "mem/mem.h"
+
+/* TLB modes: one for every state of the vCPU in which the same page has another verdict. */
+enum acc_mode { ACC_MODE_KERNEL /* SMAP enforced or off */, ACC_MODE_KERNEL_AC /* EFLAGS.AC with SMAP on */, ACC_MODE_USER, ACC_N_MODES };
+
+#define ACC_TLB_BITS	10
+#define ACC_TLB_SIZE	(1u << ACC_TLB_BITS)
+
+/*
+ * 16 bytes, at constant places, so that translated code can probe them. An entry hits when (gva ^ tag) has no bit above the
+ * page offset. Slot i's empty tag is (i ^ SIZE/2) << 12: no address that selects slot i equals it (engine.md 3.4).
+ */
+struct acc_tlb_entry {
+	uint64_t tag;		/* page address */
+	uint64_t addend;	/* hva - gva */
+};
+
+struct acc_tlb {
+	struct acc_tlb_entry r[ACC_TLB_SIZE];
+	struct acc_tlb_entry w[ACC_TLB_SIZE];	/* only pages that are readable too: a read-modify-write probes W alone */
+};
+
+/* An executable page as the fetcher sees it. */
+struct acc_fetch {
+	uint64_t tag;		/* page address; ~0 empty */
+	uint8_t *hva;		/* of the page */
+	struct mem_code *code;
+	struct gpa gpa;		/* of the page */
+};
+#define ACC_FETCH_SIZE	256u
+
+/* attention: why a vCPU must leave translated or decoded code at the next block boundary. */
+#define ACC_ATT_FORGET	0x01u	/* someone narrows a right: answer acc_safe_point() */
+#define ACC_ATT_EVENT	0x02u	/* interrupt, NMI, INIT... may be pending */
+#define ACC_ATT_EXIT	0x04u	/* leave KVM_RUN: kicked, immediate_exit */
+#define ACC_ATT_STOP	0x08u	/* exclusive section wanted by another vCPU */
+#define ACC_ATT_STATE	0x10u	/* the vCPU's own: single step, shadow, pending exit */
+
+struct acc_vm;
+
+/* The part of a vCPU that the access path knows; first member of struct vcpu. */
+struct acc_cpu {
+	_Atomic uint32_t attention;	/* ACC_ATT_*; one load per block */
+	uint8_t mode;			/* enum acc_mode, of the current CPL and AC */
+	uint8_t cpl;
+	bool ac;			/* EFLAGS.AC */
+	struct acc_tlb *cur;		/* &tlb[mode] */
+	/* Paging state; whoever changes it calls acc_paging_changed(). */
+	uint64_t cr0, cr3, cr4, efer;
+	uint64_t cr2;
+	uint64_t pdptr[4];		/* PAE paging, loaded with CR3 */
+	uint32_t pkru;
+	uint8_t maxphyaddr;
+	bool in_guest;			/* between acc_enter() and acc_leave(): must be waited for */
+	struct acc_vm *vm;
+	const struct mem_map *map;	/* snapshot taken at the last safe point */
+	uint64_t jump_gen;		/* bumped by every flush: what was fetched by virtual address is stale */
+	struct acc_cpu_private *priv;	/* L2 TLB, counters, forget protocol: access/ only */
+	struct acc_fetch fetch[ACC_FETCH_SIZE];
+	struct acc_tlb tlb[ACC_N_MODES];
+};
+
+/* What all vCPUs of a VM share on the access path. */
+struct acc_vm;
+int acc_vm_new(const struct acc_guards *guards, struct mem_code_map *code, struct acc_vm **out);
+void acc_vm_free(struct acc_vm *vm);
+/*
+ * Replaces the memory map, makes every vCPU forget everything it remembered under the old one, tells guards of frames that
+ * left, then frees the old map. When it returns no vCPU uses the old map. Any thread, also a vCPU's own.
+ */
+void acc_vm_set_map(struct acc_vm *vm, struct mem_map *map);
+const struct mem_map *acc_vm_map(struct acc_vm *vm);
+
+int acc_cpu_init(struct acc_cpu *cpu, struct acc_vm *vm);
+void acc_cpu_fini(struct acc_cpu *cpu);
+
+/* The vCPU thread goes into, and comes out of, the state in which it uses the TLB. Between them it must reach
+ * acc_safe_point() whenever attention has ACC_ATT_FORGET or ACC_ATT_STOP. Blocking (HLT, monitor wait) happens outside. */
+void acc_enter(struct acc_cpu *cpu);
+void acc_leave(struct acc_cpu *cpu);
+void acc_safe_point(struct acc_cpu *cpu);
+
+/* Set an attention bit of any vCPU, from any thread or signal handler. Wakes nobody: blocked vCPUs are vm/'s business. */
+void acc_attend(struct acc_cpu *cpu, uint32_t bits);
+
+/*
+ * THE function that forgets. Every vCPU drops what it remembers of frames [first, first + n) with any of @rights; n == 0: all.
+ * Holds for all of them when it returns. @self: the calling vCPU if the caller is one inside acc_enter, else NULL; it answers
+ * others' wishes while it waits, so two may narrow at once.
+ */
+void acc_forget(struct acc_vm *vm, struct acc_cpu *self, struct gfn first, uint64_t n, uint8_t rights);
+
+/* Every other vCPU stands at a safe point between begin and end (locked accesses across pages). */
+void acc_exclusive_begin(struct acc_cpu *self);
+void acc_exclusive_end(struct acc_cpu *self);
+
+/* CPL, AC, CR0, CR4, EFER, PKRU changed. Recomputes mode and cur; flushes what the manual says these bits flush. */
+void acc_mode_changed(struct acc_cpu *cpu);			/* CPL or AC only: cheap, flushes nothing */
+void acc_paging_changed(struct acc_cpu *cpu, uint64_t old_cr0, uint64_t old_cr4, uint64_t old_efer);
+void acc_pkru_changed(struct acc_cpu *cpu);
+/* MOV to CR3 (@flush as bit 63 and PCID say); INVLPG; INVPCID's four types; everything. */
+void acc_flush_cr3(struct acc_cpu *cpu, bool keep_pcid);
+void acc_flush_page(struct acc_cpu *cpu, struct gva gva);
+void acc_flush_pcid(struct acc_cpu *cpu, unsigned type, uint16_t pcid, struct gva gva);
+void acc_flush_all(struct acc_cpu *cpu);
+/* PAE: read the four PDPTEs at @cr3. False: a reserved bit is set (#GP). Reads are requests of stage WALK. */
+bool acc_load_pdptrs(struct acc_cpu *cpu, uint64_t cr3, uint64_t pdptr[4]);
+
+/*
+ * Judge one access. Pass 1 and pass 2 for one request. Fills rq's found part and *out. On ALLOW of a FINAL access the TLB
+ * remembers what out->silent permits. ACC_WAIT has been waited for and ACC_RETRY retried inside: the caller never sees them,
+ * unless the vCPU is wanted elsewhere (attention ACC_ATT_EXIT), then ACC_WAIT comes back: leave KVM_RUN with the instruction not begun.
+ */
+enum acc_verdict acc_check(struct acc_request *rq, struct acc_result *out);
+
+/*
+ * Judge all accesses of one instruction: all walks first (guest faults win, in the order given), then all guards. Returns
+ * ACC_ALLOW when none was refused (each out[i] then has its own verdict among ALLOW, DEVICE, SUBST in verdict[i]); else the first refusal, with
+ * its index in *which. Nothing was committed in either case.
+ */
+enum acc_verdict acc_check_all(struct acc_request *rq, struct acc_result *out, enum acc_verdict *verdict, unsigned n, unsigned *which);
+
+/* Translate without judging or A/D writes, for KVM_TRANSLATE and dump. Returns ALLOW with rq->gpa, or FAULT. */
+enum acc_verdict acc_translate(struct acc_request *rq, struct acc_result *out);
+
+/* The executable page at @gva for the current mode: NULL and *out filled unless ALLOWed from plain memory. */
+const struct acc_fetch *acc_fetch_page(struct acc_cpu *cpu, struct gva gva, struct acc_request *rq, struct acc_result *out,
+				       enum acc_verdict *verdict);
+
+/*
+ * Code marking. Before decoding from a page: set its line bits and make every vCPU forget W on it. After a store to a page
+ * whose record has the written line set: bump gen, clear lines. acc_store_done() does the latter for any store that did not
+ * go through a W entry; returns true if decoded code was hit (the storing vCPU must leave its block after this instruction).
+ */
+void acc_mark_code(struct acc_cpu *cpu, const struct acc_fetch *page, unsigned offset, unsigned len);
+bool acc_store_done(struct acc_vm *vm, const uint8_t *hva, unsigned len);
+
+/* Inline probe: host address of [gva, gva + len) if remembered as allowed, else NULL. len <= 64; never crosses a page. */
+static inline uint8_t *acc_probe(const struct acc_tlb_entry *array, uint64_t gva, unsigned len)
+{
+	const struct acc_tlb_entry *e = &array[(gva >> GW_PAGE_SHIFT) & (ACC_TLB_SIZE - 1)];
+
+	/* The last byte's page against the entry that the first byte selects: a page-crosser misses. */
+	if (unlikely(((gva + len - 1) ^ e->tag) & ~GW_PAGE_MASK))
+		return NULL;
+	return (uint8_t *)(uintptr_t)(gva + e->addend);
+}
+static inline uint8_t *acc_probe_r(const struct acc_cpu *cpu, uint64_t gva, unsigned len) { return acc_probe(cpu->cur->r, gva, len); }
+static inline uint8_t *acc_probe_w(const struct acc_cpu *cpu, uint64_t gva, unsigned len) { return acc_probe(cpu->cur->w, gva, len); }
+
+#endif

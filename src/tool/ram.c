@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT */
+/* Guest memory; see ram.h for the map. */
+#include "ram.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "bytes.h"
+
+int ram_create(struct ram *ram, uint64_t size, struct err *err)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (p == MAP_FAILED)
+		return err_set(err, "cannot reserve %llu MiB of guest memory: %s; use a smaller --memory",
+			       (unsigned long long)(size >> 20), strerror(errno));
+	/* Best effort: large pages make first touches cheap; a core dump of a guest's memory helps nobody. */
+	madvise(p, size, MADV_HUGEPAGE);
+	madvise(p, size, MADV_DONTDUMP);
+	ram->host = p;
+	ram->size = size;
+	ram->low = size < RAM_LOW_MAX ? size : RAM_LOW_MAX;
+	return 0;
+}
+
+void ram_destroy(struct ram *ram)
+{
+	if (ram->host)
+		munmap(ram->host, ram->size);
+	*ram = (struct ram){ 0 };
+}
+
+void *ram_at(const struct ram *ram, uint64_t gpa, uint64_t len)
+{
+	if (range_ok(gpa, len, ram->low))
+		return ram->host + gpa;
+	if (gpa >= RAM_HIGH_START && range_ok(gpa - RAM_HIGH_START, len, ram->size - ram->low))
+		return ram->host + ram->low + (gpa - RAM_HIGH_START);
+	return NULL;
+}
