@@ -42,7 +42,9 @@ struct cpu_op {
 	union {
 		const struct insn *insn;	/* the full decode, kept for families that need it (system, far, host) */
 		void *ptr;
+		struct cpu_block *fall;	/* near branches: the chained block that follows ... */
 	};
+	struct cpu_block *taken;	/* ... and the one branched to; NULL until first used */
 };
 _Static_assert(sizeof(struct cpu_op) == 64, "one cache line an operation");
 
@@ -187,6 +189,33 @@ bool cpu_sys_ref(struct vcpu *c, uint64_t gva, unsigned len, unsigned rights, bo
 
 /* Set RIP to @target (offset in CS; masked); checks the CS limit or canonical form: raises #GP and returns false. */
 bool cpu_jump(struct vcpu *c, const struct cpu_op *o, uint64_t target);
+
+/*
+ * End of a block by a near branch with a constant target. Returns after setting RIP, or goes on in the chained block.
+ * In a handler, last: `CPU_CHAIN(c, o, taken or fall);`. Only links within the page are followed without a lookup.
+ */
+const struct cpu_op *cpu_chain(struct vcpu *c, const struct cpu_op *o, bool taken);
+#if CPU_MAY_CHAIN
+#if defined(__clang__)
+#define CPU_CHAIN(c, o, taken) do { const struct cpu_op *t_ = cpu_chain(c, o, taken); if (!t_) return; __attribute__((musttail)) return t_->fn((c), t_); } while (0)
+#else
+#define CPU_CHAIN(c, o, taken) do { const struct cpu_op *t_ = cpu_chain(c, o, taken); if (!t_) return; return t_->fn((c), t_); } while (0)
+#endif
+#else
+#define CPU_CHAIN(c, o, taken) do { cpu_branch_plain(c, o, taken); return; } while (0)
+#endif
+void cpu_branch_plain(struct vcpu *c, const struct cpu_op *o, bool taken);
+/* The same for computed targets (RET, JMP r/m): target already set in c->rip by cpu_jump(); looks in the jump cache. */
+const struct cpu_op *cpu_chain_rip(struct vcpu *c);
+#if CPU_MAY_CHAIN
+#if defined(__clang__)
+#define CPU_CHAIN_RIP(c) do { const struct cpu_op *t_ = cpu_chain_rip(c); if (!t_) return; __attribute__((musttail)) return t_->fn((c), t_); } while (0)
+#else
+#define CPU_CHAIN_RIP(c) do { const struct cpu_op *t_ = cpu_chain_rip(c); if (!t_) return; return t_->fn((c), t_); } while (0)
+#endif
+#else
+#define CPU_CHAIN_RIP(c) return
+#endif
 
 /* ---- families: each fills o->fn for the operations it knows; false: not mine --------------------------------------------- */
 bool cpu_lower_int(const struct insn *in, struct cpu_op *o);	/* interp/: integer, stack, branches, strings */
