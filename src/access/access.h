@@ -39,7 +39,7 @@ struct acc_tlb {
 
 /* An executable page as the fetcher sees it. */
 struct acc_fetch {
-	uint64_t tag;		/* page address; ~0 empty */
+	uint64_t tag;		/* page address; ~0: empty, or allowed for this one fetch and not to be remembered */
 	uint8_t *hva;		/* of the page */
 	struct mem_code *code;
 	struct gpa gpa;		/* of the page */
@@ -72,6 +72,8 @@ struct acc_cpu {
 	struct acc_vm *vm;
 	const struct mem_map *map;	/* snapshot taken at the last safe point */
 	uint64_t jump_gen;		/* bumped by every flush: what was fetched by virtual address is stale */
+	uint64_t watch[4];		/* pages never remembered in R and W: acc_watch() */
+	uint8_t n_watch;
 	struct acc_cpu_private *priv;	/* L2 TLB, counters, forget protocol: access/ only */
 	struct acc_fetch fetch[ACC_FETCH_SIZE];
 	struct acc_tlb tlb[ACC_N_MODES];
@@ -123,15 +125,29 @@ void acc_flush_all(struct acc_cpu *cpu);
 /* PAE: read the four PDPTEs at @cr3. False: a reserved bit is set (#GP). Reads are requests of stage WALK. */
 bool acc_load_pdptrs(struct acc_cpu *cpu, uint64_t cr3, uint64_t pdptr[4]);
 
+/* Data breakpoints: accesses to these @n <= 4 pages always come to acc_check(). Replaces the set given before. */
+void acc_watch(struct acc_cpu *cpu, const struct gva *page, unsigned n);
+
+/*
+ * Who touches guest memory outside acc_enter()/acc_leave() (device threads, ioctls, PV writers before the first entry) does it,
+ * from acc_check() to the last use of the host pointer, between these two: acc_forget() and acc_vm_set_map() wait for it. Short;
+ * no blocking, no forgetting and no acc_enter() inside. Nests; does nothing on a thread that is inside acc_enter().
+ */
+void acc_host_begin(struct acc_vm *vm);
+void acc_host_end(struct acc_vm *vm);
+
 /*
  * Judge one access. Pass 1 and pass 2 for one request. Fills rq's found part and *out. On ALLOW of a FINAL access the TLB
  * remembers what out->silent permits. ACC_WAIT has been waited for and ACC_RETRY retried inside: the caller never sees them,
  * unless the vCPU is wanted elsewhere (attention ACC_ATT_EXIT), then ACC_WAIT comes back: leave KVM_RUN with the instruction not begun.
+ * Waiting is a safe point: host pointers got earlier for the same instruction may be stale afterwards (jump over that with
+ * acc_check_all, which starts again as a whole).
  */
 enum acc_verdict acc_check(struct acc_request *rq, struct acc_result *out);
 
+#define ACC_MAX_ALL	16
 /*
- * Judge all accesses of one instruction: all walks first (guest faults win, in the order given), then all guards. Returns
+ * Judge all accesses (at most ACC_MAX_ALL) of one instruction: all walks first (guest faults win, in the order given), then all guards. Returns
  * ACC_ALLOW when none was refused (each out[i] then has its own verdict among ALLOW, DEVICE, SUBST in verdict[i]); else the first refusal, with
  * its index in *which. Nothing was committed in either case.
  */
@@ -140,16 +156,39 @@ enum acc_verdict acc_check_all(struct acc_request *rq, struct acc_result *out, e
 /* Translate without judging or A/D writes, for KVM_TRANSLATE and dump. Returns ALLOW with rq->gpa, or FAULT. */
 enum acc_verdict acc_translate(struct acc_request *rq, struct acc_result *out);
 
-/* The executable page at @gva for the current mode: NULL and *out filled unless ALLOWed from plain memory. */
+/*
+ * The executable page at @gva for the current mode: NULL and *out filled unless ALLOWed from plain memory. @rq is filled here.
+ * The answer is valid until the next safe point. A page whose tag is ~0 must be asked for again by the next fetch.
+ */
 const struct acc_fetch *acc_fetch_page(struct acc_cpu *cpu, struct gva gva, struct acc_request *rq, struct acc_result *out,
 				       enum acc_verdict *verdict);
 
+/* Where @gva's page is remembered: supervisor and user have halves of their own, so the tag alone decides. */
+static inline struct acc_fetch *acc_fetch_slot(struct acc_cpu *cpu, uint64_t gva)
+{
+	return &cpu->fetch[((gva >> GW_PAGE_SHIFT) & (ACC_FETCH_SIZE / 2 - 1)) | (cpu->mode == ACC_MODE_USER ? ACC_FETCH_SIZE / 2 : 0)];
+}
+
+/* The same as acc_fetch_page() if already known, else NULL. */
+static inline const struct acc_fetch *acc_fetch_probe(struct acc_cpu *cpu, uint64_t gva)
+{
+	const struct acc_fetch *f = acc_fetch_slot(cpu, gva);
+
+	return likely(f->tag == (gva & ~GW_PAGE_MASK)) ? f : NULL;
+}
+
 /*
- * Code marking. Before decoding from a page: set its line bits and make every vCPU forget W on it. After a store to a page
- * whose record has the written line set: bump gen, clear lines. acc_store_done() does the latter for any store that did not
- * go through a W entry; returns true if decoded code was hit (the storing vCPU must leave its block after this instruction).
+ * Code marking, in this order: read page->code->gen; acc_mark_code() the bytes; then read the bytes and decode them. The block
+ * is good for the gen that was read first. (Marks can be lost only together with a later change of gen.)
+ *
+ * acc_mark_code() sets the line bits and makes every vCPU forget W on the page. That may wait, and waiting is a safe point:
+ * false says that the page itself was taken away meanwhile; fetch it again. Pages with tag ~0 answer true.
+ *
+ * acc_store_done() is for every store that did not go through a W entry (ALLOW without ACC_W in silent, DMA, PV, A/D): if a
+ * written line is marked, gen changes and those lines are clear again; true: decoded code was hit (a storing vCPU must leave its
+ * block after this instruction). Call it after the bytes are written.
  */
-void acc_mark_code(struct acc_cpu *cpu, const struct acc_fetch *page, unsigned offset, unsigned len);
+bool acc_mark_code(struct acc_cpu *cpu, const struct acc_fetch *page, unsigned offset, unsigned len);
 bool acc_store_done(struct acc_vm *vm, const uint8_t *hva, unsigned len);
 
 /* Inline probe: host address of [gva, gva + len) if remembered as allowed, else NULL. len <= 64; never crosses a page. */

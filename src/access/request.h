@@ -10,6 +10,7 @@
 #include "base/types.h"
 
 struct acc_cpu;
+struct acc_vm;
 
 #define ACC_R	0x1u
 #define ACC_W	0x2u
@@ -33,6 +34,7 @@ enum acc_origin {
 struct acc_request {
 	/* Asked; constant for the life of the request. */
 	struct acc_cpu *cpu;		/* NULL only for ACC_DMA and ACC_IOCTL */
+	struct acc_vm *vm;		/* needed only when cpu is NULL: whose memory (see acc_host_begin) */
 	struct gva gva;			/* linear address; unused when by_gpa */
 	uint16_t len;			/* bytes, within one page: an access across pages is two requests */
 	uint8_t rights;			/* ACC_R | ACC_W | ACC_X; a read-modify-write asks R | W at once */
@@ -80,7 +82,7 @@ enum acc_subst {
 };
 
 struct acc_result {
-	uint8_t *hva;		/* ALLOW, and SUBST_FRAME / _DISCARD / _DATA */
+	uint8_t *hva;		/* ALLOW, and SUBST_FRAME / _DISCARD / _DATA; DEVICE by a store to read-only memory: reads still come from here */
 	uint8_t silent;		/* rights of the same page that every guard would allow without being asked again; what the TLB may remember */
 	uint8_t guard;		/* index of the guard that gave the verdict; ACC_NO_GUARD: the walk or the slot check */
 	uint8_t subst;		/* enum acc_subst */

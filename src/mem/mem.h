@@ -40,7 +40,12 @@ static inline uint8_t *mem_slot_hva(const struct mem_slot *s, struct gpa gpa)
 	return s->hva + (gpa.v - (s->first.v << GW_PAGE_SHIFT));
 }
 
-/* Build a new map = @old with slot @id replaced by @s, or deleted when s->n_pages is 0. -EEXIST overlap, -ENOMEM, -EINVAL, -ENOENT. */
+/*
+ * Build a new map = @old (NULL: empty) with slot s->id created, moved, re-flagged, or deleted when s->n_pages is 0. The rules of
+ * KVM_SET_USER_MEMORY_REGION that need the other slots, in its order: -EINVAL deleting what is not there, or an existing slot
+ * with another size, hva or MEM_READONLY; -EEXIST overlap; -ENOMEM. Also -EINVAL for what the ioctl must have refused already
+ * (unaligned hva, wrap). @old stays as it is; *out is written only on success. Maps do not own s->dirty.
+ */
 int mem_map_change(const struct mem_map *old, const struct mem_slot *s, struct mem_map **out);
 void mem_map_free(struct mem_map *map);
 
@@ -48,7 +53,12 @@ void mem_map_free(struct mem_map *map);
 int mem_dirty_new(uint64_t n_pages, bool all_ones, struct mem_dirty **out);
 void mem_dirty_free(struct mem_dirty *d);
 void mem_dirty_mark(struct mem_dirty *d, uint64_t page_in_slot);
-/* Copies the bitmap out (n_pages rounded up to 64 bits) and clears what was copied when @clear. */
+bool mem_dirty_test(const struct mem_dirty *d, uint64_t page_in_slot);
+/*
+ * Copies the bitmap out (n_pages rounded up to 64 bits) and clears what was copied when @clear. After clearing, here or by
+ * mem_dirty_clear(), the caller makes the vCPUs forget ACC_W on the slot before it answers the client: a store that was
+ * allowed before the bit was cleared is then finished, and the next one marks again.
+ */
 void mem_dirty_fetch(struct mem_dirty *d, uint64_t *bitmap, bool clear);
 /* Clears the bits set in @bitmap, starting at page @first (multiple of 64). */
 void mem_dirty_clear(struct mem_dirty *d, uint64_t first, uint64_t n, const uint64_t *bitmap);
@@ -59,7 +69,9 @@ void mem_dirty_clear(struct mem_dirty *d, uint64_t first, uint64_t n, const uint
  */
 struct mem_code {
 	_Atomic uint64_t lines;
+	_Atomic uint64_t writers;	/* access/: vCPUs (index mod 64) that may remember W on the page */
 	_Atomic uint32_t gen;
+	_Atomic uint32_t emptied;	/* access/: times lines went to 0 */
 };
 
 struct mem_code_map;
@@ -69,5 +81,7 @@ void mem_code_map_free(struct mem_code_map *m);
 struct mem_code *mem_code_of(struct mem_code_map *m, const uint8_t *hva);
 /* The same without creating. */
 struct mem_code *mem_code_find(struct mem_code_map *m, const uint8_t *hva);
+/* Every record of [hva, hva + len) gets another gen and no lines: the client may do with this memory what it wants. */
+void mem_code_drop(struct mem_code_map *m, const uint8_t *hva, uint64_t len);
 
 #endif
