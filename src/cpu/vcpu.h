@@ -158,6 +158,8 @@ struct cpu_env {
 	int (*intr_ack)(struct vcpu *c);
 	/* VMCALL / VMMCALL. Returns true when RAX was set and the instruction retires; false: an exit was filled in. */
 	bool (*hypercall)(struct vcpu *c);
+	/* Asked every CPU_POLL_INSNS instructions: true, leave with CPU_EXIT_KICKED (immediate_exit). */
+	bool (*poll)(struct vcpu *c);
 	/* INIT, SIPI, SMI latched: handle; returns an exit or CPU_RUNNING. */
 	enum cpu_exit (*latched)(struct vcpu *c);
 	/* Called before CPU state that vm derives things from changes: APIC enable in CPUID, OSXSAVE... */
@@ -165,6 +167,8 @@ struct cpu_env {
 	/* A breakpoint, #DB or single step that the client debugs: true, it takes it (CPU_EXIT_DEBUG). */
 	bool (*debug)(struct vcpu *c, unsigned vector);
 };
+
+#define CPU_POLL_INSNS	16384u
 
 struct cpu_stats {
 	uint64_t insns, blocks, blocks_decoded, alone, faults, interrupts, exits, slow_accesses, smc_hits, host_insns, jump_misses;
@@ -183,6 +187,8 @@ struct vcpu {
 	bool v86;
 	bool fpu_nm, sse_ud, avx_ud;	/* #NM / #UD due: from CR0, CR4, XCR0; kept by cpu_fpu_gates() */
 	uint64_t rip_mask;		/* ~0, 0xffffffff */
+	uint32_t block_key;		/* what else a decoded block depends on: mode, flat, real, user; kept by cpu_state_changed() */
+	uint64_t poll_at;		/* instruction count at which env->poll is asked again */
 	uint64_t seg_base[N_SEGS + 1];	/* what an address computation adds; [SEG_FLAT] is 0 */
 	const struct cpu_op *cur;	/* operation whose memory operand is being touched: for faults of the host */
 
@@ -192,6 +198,7 @@ struct vcpu {
 	bool alone;			/* it is being */
 	uint8_t shadow;			/* CPU_SHADOW_*: interrupts held off for one instruction */
 	bool halted;
+	bool intr_blocked;		/* something waits for IF or for the shadow to pass */
 
 	struct cpu_seg seg[N_SEGS];
 	struct cpu_table gdtr, idtr;

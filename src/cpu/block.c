@@ -1,0 +1,410 @@
+/* SPDX-License-Identifier: MIT */
+/* Decoded blocks: building, finding, chaining. See block.h for what makes one valid. */
+#include "cpu/block.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "cpu/interp/interp.h"
+#include "isa/insn.h"
+
+#define ARENA_SIZE	(96u << 20)
+/* What one block can need at most: operations, their full decodes, the saved bytes. */
+#define BLOCK_ROOM	(sizeof(struct cpu_block) + (CPU_BLOCK_MAX + 1) * (sizeof(struct cpu_op) + sizeof(struct insn)) + 512)
+
+int cpu_cache_new(struct cpu_cache **out)
+{
+	struct cpu_cache *k = calloc(1, sizeof(*k));
+
+	if (!k)
+		return -ENOMEM;
+	k->arena = mmap(NULL, ARENA_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (k->arena == MAP_FAILED) {
+		free(k);
+		return -ENOMEM;
+	}
+	*out = k;
+	return 0;
+}
+
+void cpu_cache_free(struct cpu_cache *k)
+{
+	if (!k)
+		return;
+	munmap(k->arena, ARENA_SIZE);
+	free(k);
+}
+
+void cpu_cache_flush(struct vcpu *c)
+{
+	struct cpu_cache *k = c->cache;
+
+	memset(k->jump, 0, sizeof(k->jump));
+	memset(k->hash, 0, sizeof(k->hash));
+	k->used = 0;
+	k->flushes++;
+}
+
+static void *arena_take(struct cpu_cache *k, size_t size)
+{
+	void *p = k->arena + k->used;
+
+	k->used += (size + 15) & ~(size_t)15;
+	return p;
+}
+
+/* ---- operations that are not instructions --------------------------------------------------------------------------- */
+
+static void op_end(struct vcpu *c, const struct cpu_op *o)
+{
+	c->rip = cpu_op_rip(c, o);
+	CPU_CHAIN_RIP(c);
+}
+
+static void op_leave(struct vcpu *c, const struct cpu_op *o)
+{
+	c->rip = cpu_op_rip(c, o);
+}
+
+static void op_undefined(struct vcpu *c, const struct cpu_op *o)
+{
+	cpu_raise(c, o, VEC_UD);
+}
+
+static void op_too_long(struct vcpu *c, const struct cpu_op *o)
+{
+	cpu_raise_error(c, o, VEC_GP, 0);
+}
+
+/* ---- building --------------------------------------------------------------------------------------------------------- */
+
+/* Give @o its handler. The families are asked in order of frequency; an operation nobody knows is #UD, as on a CPU without it. */
+static void lower(struct vcpu *c, const struct insn *in, struct cpu_op *o)
+{
+	cpu_lower_common(in, c->flat, o);
+	/* Integer operations do not keep the decode: near branches have their links in its place. */
+	o->insn = NULL;
+	if (cpu_lower_int(in, o))
+		return;
+	o->insn = in;
+	if (cpu_lower_sys(in, o) || cpu_lower_host(c, in, o))
+		return;
+	o->insn = NULL;
+	o->fn = op_undefined;
+}
+
+static bool ends_block(const struct insn *in, const struct cpu_op *o)
+{
+	return insn_rows[in->row].attr & IA_END || o->fn == op_undefined;
+}
+
+static void finish(struct cpu_op *o, cpu_fn *fn, unsigned off)
+{
+	memset(o, 0, sizeof(*o));
+	o->fn = fn;
+	o->off = (uint16_t)off;
+}
+
+static struct cpu_block *build(struct vcpu *c, const struct acc_fetch *page, unsigned start)
+{
+	struct cpu_cache *k = c->cache;
+	unsigned off = start, n = 0;
+	struct cpu_block *b;
+	bool end = false;
+	struct insn *in;
+
+	if (k->used + BLOCK_ROOM > ARENA_SIZE)
+		cpu_cache_flush(c);
+	/* Mark before reading: a store that comes after the mark bumps the generation we take now. */
+	acc_mark_code(&c->acc, page, start, 1);
+	b = arena_take(k, sizeof(*b) + (CPU_BLOCK_MAX + 1) * sizeof(struct cpu_op));
+	b->gen = atomic_load_explicit(&page->code->gen, memory_order_acquire);
+	in = (struct insn *)(k->arena + k->used);
+	while (!end && n < CPU_BLOCK_MAX && off < GW_PAGE_SIZE) {
+		struct cpu_op *o = &b->op[n];
+		unsigned avail = GW_PAGE_SIZE - off;
+		uint8_t code[INSN_MAX_LEN + 1];
+		enum insn_status st;
+
+		if (avail > INSN_MAX_LEN)
+			avail = INSN_MAX_LEN;
+		acc_mark_code(&c->acc, page, off, avail);
+		memcpy(code, page->hva + off, avail);	/* guest memory: read once */
+		st = insn_decode(code, avail, c->mode, c->block_key & KEY_REAL, c->features, in);
+		if (st == INSN_MORE && avail < INSN_MAX_LEN)
+			break;		/* crosses the page: begins a block of its own */
+		memset(o, 0, sizeof(*o));
+		o->off = (uint16_t)(off - start);
+		if (st != INSN_OK) {
+			o->fn = st == INSN_UD ? op_undefined : op_too_long;
+			n++;
+			off += 1;
+			end = true;
+			break;
+		}
+		o->len = in->len;
+		lower(c, in, o);
+		end = ends_block(in, o);
+		off += in->len;
+		n++;
+		if (o->insn == in)
+			in = (struct insn *)((uint8_t *)in + ((sizeof(*in) + 15) & ~(size_t)15));
+	}
+	if (!n) {
+		k->used -= (sizeof(*b) + (CPU_BLOCK_MAX + 1) * sizeof(struct cpu_op) + 15) & ~(size_t)15;
+		return NULL;
+	}
+	finish(&b->op[n], end ? op_leave : op_end, off - start);
+	k->used = (size_t)((uint8_t *)in - k->arena);
+	b->n = (uint16_t)n;
+	b->n_bytes = (uint16_t)(off - start);
+	b->bytes = arena_take(k, b->n_bytes);
+	memcpy(b->bytes, page->hva + start, b->n_bytes);
+	b->code = page->code;
+	b->hva = page->hva + start;
+	b->key = c->block_key;
+	b->epoch = c->verify_epoch;
+	c->stats.blocks_decoded++;
+	return b;
+}
+
+static unsigned hash_of(const struct mem_code *code, unsigned off, uint32_t key)
+{
+	uint64_t h = ((uint64_t)(uintptr_t)code >> 3) * 0x9e3779b97f4a7c15ull + ((uint64_t)off << 5 | key) * 0xc2b2ae3d27d4eb4full;
+
+	return (unsigned)(h >> (64 - CPU_HASH_BITS));
+}
+
+/* Is @b what memory holds? Called when the client may have written behind us. */
+static bool verify(struct vcpu *c, struct cpu_block *b)
+{
+	if (memcmp(b->bytes, b->hva, b->n_bytes))
+		return false;
+	b->epoch = c->verify_epoch;
+	return true;
+}
+
+static bool is_current(const struct cpu_block *b)
+{
+	return b->gen == atomic_load_explicit(&b->code->gen, memory_order_relaxed);
+}
+
+static struct cpu_block *find(struct vcpu *c, const struct acc_fetch *page, unsigned off)
+{
+	struct cpu_block **link = &c->cache->hash[hash_of(page->code, off, c->block_key)];
+	struct cpu_block *b;
+
+	while ((b = *link)) {
+		if (b->code == page->code && b->hva == page->hva + off && b->key == c->block_key) {
+			if (is_current(b) && (b->epoch == c->verify_epoch || verify(c, b)))
+				return b;
+			*link = b->next;	/* dead; its room comes back with the arena */
+			continue;
+		}
+		link = &b->next;
+	}
+	return NULL;
+}
+
+/* Why the fetch was refused becomes the exception or exit of the instruction at c->rip. */
+static void fetch_refused(struct vcpu *c, enum acc_verdict v, const struct acc_result *res)
+{
+	c->stop = true;
+	switch (v) {
+	case ACC_FAULT:
+		cpu_fault_event(c, &res->event);
+		break;
+	case ACC_EXIT:
+		c->guard_exit = res->exit;
+		c->exit = CPU_EXIT_GUARD;
+		break;
+	case ACC_WAIT:
+	case ACC_RETRY:
+		c->exit = CPU_EXIT_KICKED;
+		break;
+	default:
+		c->exit = CPU_EXIT_EMULATION;	/* code in a device: no bytes to decode */
+	}
+}
+
+static const struct acc_fetch *fetch(struct vcpu *c, uint64_t la)
+{
+	enum acc_verdict v = ACC_ALLOW;
+	const struct acc_fetch *page;
+	struct acc_request rq;
+	struct acc_result res;
+
+	page = acc_fetch_page(&c->acc, GVA(la), &rq, &res, &v);
+	if (!page)
+		fetch_refused(c, v, &res);
+	return page;
+}
+
+static uint64_t linear_rip(const struct vcpu *c, uint64_t rip)
+{
+	uint64_t la = c->seg_base[SEG_CS] + rip;
+
+	return c->mode == INSN_MODE_64 ? la : (uint32_t)la;
+}
+
+/* Legacy modes: EIP beyond the limit of CS is #GP(0) at fetch. */
+static bool rip_in_limit(struct vcpu *c)
+{
+	if (c->mode == INSN_MODE_64 || c->rip <= c->seg[SEG_CS].limit)
+		return true;
+	c->stop = true;
+	return cpu_fault(c, VEC_GP, 0);
+}
+
+struct cpu_block *cpu_block_get(struct vcpu *c)
+{
+	uint64_t la = linear_rip(c, c->rip);
+	struct cpu_jump_entry *e = &c->cache->jump[(la ^ la >> CPU_JUMP_BITS) & ((1u << CPU_JUMP_BITS) - 1)];
+	const struct acc_fetch *page;
+	unsigned off = la & GW_PAGE_MASK;
+	struct cpu_block *b;
+
+	if (!rip_in_limit(c))
+		return NULL;
+	page = fetch(c, la);
+	if (!page)
+		return NULL;
+	c->stats.jump_misses++;
+	b = find(c, page, off);
+	if (!b) {
+		unsigned h;
+
+		b = build(c, page, off);
+		if (!b) {
+			c->alone_wanted = true;
+			return NULL;
+		}
+		h = hash_of(page->code, off, c->block_key);
+		b->next = c->cache->hash[h];
+		c->cache->hash[h] = b;
+	}
+	*e = (struct cpu_jump_entry){ la, c->acc.jump_gen, b };
+	return b;
+}
+
+/* Up to 15 bytes at c->rip, from one page or two; the second is fetched only if the first does not hold the instruction. */
+static enum insn_status decode_at(struct vcpu *c, struct insn *in)
+{
+	uint64_t la = linear_rip(c, c->rip);
+	unsigned off = la & GW_PAGE_MASK, avail = GW_PAGE_SIZE - off;
+	const struct acc_fetch *page = fetch(c, la);
+	uint8_t code[INSN_MAX_LEN + 1];
+	enum insn_status st;
+
+	if (!page)
+		return INSN_MORE;
+	if (avail > INSN_MAX_LEN)
+		avail = INSN_MAX_LEN;
+	memcpy(code, page->hva + off, avail);
+	st = insn_decode(code, avail, c->mode, c->block_key & KEY_REAL, c->features, in);
+	if (st != INSN_MORE || avail == INSN_MAX_LEN)
+		return st;
+	page = fetch(c, linear_rip(c, c->rip + avail));
+	if (!page)
+		return INSN_MORE;
+	memcpy(code + avail, page->hva, INSN_MAX_LEN - avail);
+	return insn_decode(code, INSN_MAX_LEN, c->mode, c->block_key & KEY_REAL, c->features, in);
+}
+
+const struct cpu_op *cpu_block_alone(struct vcpu *c)
+{
+	struct cpu_cache *k = c->cache;
+	struct cpu_op *o = &k->alone_op[0];
+	enum insn_status st;
+
+	if (!rip_in_limit(c))
+		return NULL;
+	c->stop = false;
+	st = decode_at(c, &k->alone_insn);
+	if (c->stop)
+		return NULL;
+	memset(k->alone_op, 0, sizeof(k->alone_op));
+	if (st == INSN_OK) {
+		o->len = k->alone_insn.len;
+		lower(c, &k->alone_insn, o);
+	} else {
+		o->fn = st == INSN_UD ? op_undefined : op_too_long;
+	}
+	finish(&k->alone_op[1], op_leave, o->len);
+	c->gpr[GPR_RIP] = c->rip;
+	return o;
+}
+
+/* ---- chaining --------------------------------------------------------------------------------------------------------- */
+
+/* May the dispatcher be passed by? Not when someone wants the vCPU, when it runs alone, or when it is time to poll. */
+static bool may_chain(const struct vcpu *c)
+{
+	return likely(!atomic_load_explicit(&c->acc.attention, memory_order_relaxed) && c->stats.insns < c->poll_at && !c->alone);
+}
+
+static const struct cpu_op *enter(struct vcpu *c, const struct cpu_block *b, uint64_t rip)
+{
+	c->gpr[GPR_RIP] = rip;
+	c->stats.insns += b->n;
+	return b->op;
+}
+
+const struct cpu_op *cpu_chain_rip(struct vcpu *c)
+{
+	uint64_t la = linear_rip(c, c->rip);
+	const struct cpu_jump_entry *e = &c->cache->jump[(la ^ la >> CPU_JUMP_BITS) & ((1u << CPU_JUMP_BITS) - 1)];
+	const struct cpu_block *b = e->block;
+
+	if (unlikely(!may_chain(c)))
+		return NULL;
+	if (likely(e->rip == la && e->gen == c->acc.jump_gen && b && b->key == c->block_key && is_current(b) &&
+		   b->epoch == c->verify_epoch))
+		return enter(c, b, c->rip);
+	return NULL;
+}
+
+static uint64_t branch_target(const struct vcpu *c, const struct cpu_op *o)
+{
+	uint64_t rip = c->gpr[GPR_RIP] + o->imm;
+
+	return o->opsize == 2 ? (uint16_t)rip : rip & c->rip_mask;
+}
+
+const struct cpu_op *cpu_chain(struct vcpu *c, const struct cpu_op *o, bool taken)
+{
+	const struct cpu_block *b = taken ? o->taken : o->fall;
+	uint64_t flushes, from;
+	struct cpu_block *to;
+	struct cpu_op *w;
+
+	if (likely(b && may_chain(c) && is_current(b) && b->epoch == c->verify_epoch))
+		return enter(c, b, taken ? branch_target(c, o) : cpu_op_next_rip(c, o));
+	from = linear_rip(c, cpu_op_next_rip(c, o)) - 1;
+	cpu_branch_plain(c, o, taken);
+	if (c->stop || !may_chain(c))
+		return NULL;
+	/* Only within the page of this instruction: the mapping in use now holds for both, so the link needs no generation. */
+	if ((from ^ linear_rip(c, c->rip)) >> GW_PAGE_SHIFT)
+		return cpu_chain_rip(c);
+	flushes = c->cache->flushes;
+	to = cpu_block_get(c);
+	if (!to || flushes != c->cache->flushes)
+		return NULL;	/* refused, or @o itself is gone with the arena */
+	w = (struct cpu_op *)(uintptr_t)o;	/* blocks are private to their vCPU: ours to write */
+	if (taken)
+		w->taken = to;
+	else
+		w->fall = to;
+	return enter(c, to, c->rip);
+}
+
+void cpu_branch_plain(struct vcpu *c, const struct cpu_op *o, bool taken)
+{
+	if (taken)
+		cpu_jump(c, o, branch_target(c, o));
+	else
+		c->rip = cpu_op_next_rip(c, o);
+}

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Decoded blocks of one vCPU: found by host page and offset, chained to each other, dropped all at once when the arena is full.
+ *
+ * A block is valid while (1) its page's code generation is the one it was decoded under, and (2) its epoch is the vCPU's, or
+ * its bytes still equal memory. It says nothing about permission to execute: that is the fetch's, and the jump cache's
+ * generation stands for it.
+ */
+#ifndef GW_CPU_BLOCK_H
+#define GW_CPU_BLOCK_H
+
+#include "cpu/op.h"
+
+/* Bits of vcpu.block_key. */
+#define KEY_MODE	0x3u	/* enum insn_mode */
+#define KEY_FLAT	0x4u
+#define KEY_REAL	0x8u	/* real or virtual-8086 mode: the decoder's `real` */
+#define KEY_USER	0x10u	/* CPL 3: fetch permission differs */
+
+struct cpu_block {
+	struct mem_code *code;
+	const uint8_t *hva;	/* first byte */
+	uint32_t gen;
+	uint32_t key;
+	uint64_t epoch;
+	uint16_t n;		/* instructions */
+	uint16_t n_bytes;
+	struct cpu_block *next;	/* hash chain */
+	uint8_t *bytes;		/* copy of the code */
+	struct cpu_op op[];	/* n, then the end-of-block operation */
+};
+
+#define CPU_JUMP_BITS	13
+struct cpu_jump_entry { uint64_t rip; uint64_t gen; struct cpu_block *block; };
+
+#define CPU_HASH_BITS	15
+
+struct cpu_cache {
+	struct cpu_jump_entry jump[1u << CPU_JUMP_BITS];
+	struct cpu_block *hash[1u << CPU_HASH_BITS];
+	uint8_t *arena;
+	size_t used;
+	uint64_t flushes;	/* how often everything was dropped: pointers into the arena from before are dead */
+	/* The instruction that runs alone: two operations, never cached. */
+	struct insn alone_insn;
+	struct cpu_op alone_op[2];
+};
+
+int cpu_cache_new(struct cpu_cache **out);
+void cpu_cache_free(struct cpu_cache *k);
+void cpu_cache_flush(struct vcpu *c);
+
+/* The block at c->rip, decoded if need be. NULL: fetch faulted or was refused (noted, c->stop set), or the instruction there
+ * crosses the page (c->alone_wanted set). */
+struct cpu_block *cpu_block_get(struct vcpu *c);
+/* Decode the one instruction at c->rip into the cache's alone operations. NULL as above. */
+const struct cpu_op *cpu_block_alone(struct vcpu *c);
+
+#endif

@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The dispatcher: what happens between blocks.
+ *
+ * In this order, as SDM vol. 3 "Priority Among Concurrent Events" has it: requests of other vCPUs (they wait for us), the
+ * client's kick, latched INIT/SIPI/SMI, an event half delivered, NMI and interrupts when nothing holds them off, then code:
+ * a block, or one instruction alone when something about it is special (device access, single step, shadow, breakpoint).
+ */
+#include <setjmp.h>
+
+#include "cpu/block.h"
+#include "cpu/host/fpu.h"
+#include "cpu/host/signal.h"
+#include "cpu/op.h"
+#include "cpu/sys/sys.h"
+
+bool cpu_jump(struct vcpu *c, const struct cpu_op *o, uint64_t target)
+{
+	if (c->mode == INSN_MODE_64) {
+		unsigned bits = c->acc.cr4 & CR4_LA57 ? 57 : 48;
+		int64_t top = (int64_t)target >> (bits - 1);
+
+		if (unlikely(top != 0 && top != -1)) {
+			cpu_raise_error(c, o, VEC_GP, 0);
+			return false;
+		}
+	} else {
+		target &= 0xffffffff;
+		if (unlikely(target > c->seg[SEG_CS].limit)) {
+			cpu_raise_error(c, o, VEC_GP, 0);
+			return false;
+		}
+	}
+	c->rip = target;
+	return true;
+}
+
+void cpu_memory_touched(struct vcpu *c)
+{
+	c->verify_epoch++;
+}
+
+void cpu_io_answer(struct vcpu *c, const uint8_t *data)
+{
+	struct cpu_io *io = &c->io;
+	struct cpu_io_piece *p;
+
+	if (!io->wanted)
+		return;
+	io->wanted = false;
+	io->replay = true;
+	if (io->n_done == CPU_IO_MAX)
+		return;
+	p = &io->done[io->n_done++];
+	*p = io->want;
+	__builtin_memcpy(p->data, data, sizeof(p->data));
+}
+
+void cpu_io_out_done(struct vcpu *c)
+{
+	if (!c->io.wanted)
+		return;
+	c->io.wanted = false;
+	c->io.out_done = true;
+	c->io.replay = true;
+}
+
+/* ---- events ----------------------------------------------------------------------------------------------------------------- */
+
+static bool event_waits(const struct vcpu *c)
+{
+	return c->ev.exception.pending || c->ev.interrupt.injected || c->ev.nmi.injected || c->ev.triple_fault;
+}
+
+/* Choose an NMI or interrupt to inject, if nothing holds it off; else remember that one waits. */
+static void choose_event(struct vcpu *c)
+{
+	int vector;
+
+	c->intr_blocked = false;
+	if (c->ev.nmi.pending && !c->ev.nmi.masked) {
+		if (c->shadow) {
+			c->intr_blocked = true;
+			return;
+		}
+		c->ev.nmi.pending--;
+		c->ev.nmi.injected = true;
+		return;
+	}
+	if (!c->env->intr_pending(c))
+		return;
+	if (!(c->eflags & FLAG_IF) || c->shadow) {
+		c->intr_blocked = true;
+		return;
+	}
+	vector = c->env->intr_ack(c);
+	if (vector < 0)
+		return;
+	c->ev.interrupt.injected = true;
+	c->ev.interrupt.vector = (uint8_t)vector;
+	c->ev.interrupt.soft = false;
+	c->stats.interrupts++;
+	/* More may stand behind it. */
+	c->intr_blocked = true;
+}
+
+static enum cpu_exit deliver(struct vcpu *c)
+{
+	enum cpu_exit e;
+
+	if (c->ev.exception.pending) {
+		c->stats.faults++;
+		cpu_ring_put(&c->ring, RING_EXCEPTION, c->stats.insns, c->rip, c->ev.exception.vector, c->ev.exception.error);
+	} else if (c->ev.interrupt.injected) {
+		cpu_ring_put(&c->ring, RING_INTERRUPT, c->stats.insns, c->rip, c->ev.interrupt.vector, 0);
+	}
+	c->stop = false;
+	c->exit = CPU_RUNNING;
+	e = cpu_deliver(c);
+	if (e == CPU_RUNNING && c->alone_wanted)
+		e = CPU_EXIT_DELIVERY;		/* the IDT, a descriptor or the stack lies in a device */
+	c->alone_wanted = false;
+	c->shadow = 0;
+	c->halted = false;
+	return e;
+}
+
+/* Attention of other threads. Returns the exit, or CPU_RUNNING. */
+static enum cpu_exit attend(struct vcpu *c)
+{
+	uint32_t a = atomic_load_explicit(&c->acc.attention, memory_order_acquire);
+
+	if (a & (ACC_ATT_FORGET | ACC_ATT_STOP))
+		acc_safe_point(&c->acc);
+	if (a & ACC_ATT_EXIT)
+		return CPU_EXIT_KICKED;
+	if (a & ACC_ATT_EVENT) {
+		enum cpu_exit e;
+
+		atomic_fetch_and(&c->acc.attention, ~ACC_ATT_EVENT);
+		e = c->env->latched(c);
+		if (e != CPU_RUNNING)
+			return e;
+		c->intr_blocked = true;		/* look again below */
+	}
+	return CPU_RUNNING;
+}
+
+/* Does the next instruction have to be executed by itself? */
+static bool wants_alone(struct vcpu *c)
+{
+	return c->alone_wanted || c->io.replay || c->eflags & FLAG_TF || (c->shadow && c->intr_blocked) || cpu_debug_armed(c);
+}
+
+/* Execute exactly one instruction. */
+static void run_alone(struct vcpu *c)
+{
+	uint8_t shadow = c->shadow;
+	bool step = c->eflags & FLAG_TF;
+	const struct cpu_op *o;
+
+	c->alone_wanted = false;
+	c->alone = true;
+	c->exit = CPU_RUNNING;
+	if (!c->io.replay)
+		c->io.n_done = 0;
+	c->io.pos = 0;
+	if (!cpu_debug_fetch(c)) {
+		c->alone = false;
+		return;
+	}
+	o = cpu_block_alone(c);
+	if (!o) {
+		c->alone = false;
+		return;
+	}
+	c->stop = false;
+	c->shadow = 0;
+	o->fn(c, o);
+	c->alone = false;
+	c->stats.insns++;
+	c->stats.alone++;
+	if (c->io.wanted) {
+		c->shadow = shadow;		/* it has not happened yet */
+		return;
+	}
+	/* Retired or faulted: what was read for it is used up. */
+	c->io.replay = false;
+	c->io.out_done = false;
+	c->io.n_done = 0;
+	if (c->stop && c->ev.exception.pending)
+		return;
+	if (c->io.n_write && c->exit == CPU_RUNNING)
+		c->exit = CPU_EXIT_MMIO;
+	cpu_debug_step(c, step);
+}
+
+static void run_block(struct vcpu *c)
+{
+	struct cpu_block *b;
+
+	c->shadow = 0;
+	c->stop = false;
+	c->exit = CPU_RUNNING;
+	b = cpu_block_get(c);
+	if (!b)
+		return;
+	c->stats.blocks++;
+	c->gpr[GPR_RIP] = c->rip;
+	c->stats.insns += b->n;
+	b->op[0].fn(c, b->op);
+}
+
+static enum cpu_exit loop(struct vcpu *c)
+{
+	for (;;) {
+		enum cpu_exit e;
+
+		if (unlikely(atomic_load_explicit(&c->acc.attention, memory_order_relaxed))) {
+			e = attend(c);
+			if (e != CPU_RUNNING)
+				return e;
+		}
+		if (unlikely(c->stats.insns >= c->poll_at)) {
+			c->poll_at = c->stats.insns + CPU_POLL_INSNS;
+			if (c->env->poll(c))
+				return CPU_EXIT_KICKED;
+		}
+		if (unlikely(c->intr_blocked) && !event_waits(c) && !c->io.replay)
+			choose_event(c);
+		if (unlikely(event_waits(c))) {
+			e = deliver(c);
+			if (e != CPU_RUNNING)
+				return e;
+			continue;
+		}
+		if (unlikely(wants_alone(c)))
+			run_alone(c);
+		else
+			run_block(c);
+		if (unlikely(c->exit != CPU_RUNNING))
+			return c->exit;
+	}
+}
+
+enum cpu_exit cpu_run(struct vcpu *c)
+{
+	struct cpu_signal_guard guard;
+	enum cpu_exit e;
+
+	c->poll_at = c->stats.insns + CPU_POLL_INSNS;
+	c->exit = CPU_RUNNING;
+	c->stop = false;
+	c->intr_blocked = true;		/* whatever came while we were away is looked at first */
+	acc_enter(&c->acc);
+	cpu_fpu_enter(c);
+	if (sigsetjmp(guard.recover, 0) == 0) {
+		cpu_signal_guard_enter(&guard, c);
+		e = loop(c);
+	} else {
+		/* The client's memory went away under an access of c->cur: nothing of the instruction was committed. */
+		e = CPU_EXIT_HOST_FAULT;
+		c->alone = false;
+	}
+	cpu_signal_guard_leave(&guard);
+	cpu_fpu_leave(c);
+	acc_leave(&c->acc);
+	c->exit = CPU_RUNNING;
+	c->stats.exits++;
+	cpu_ring_put(&c->ring, RING_EXIT, c->stats.insns, c->rip, e, 0);
+	return e;
+}
