@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: MIT */
+/* `guestward boot`, from options to exit status. See boot.h. */
+#include "boot.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <guestward/guestward.h>
+
+#include "console.h"
+#include "exit_codes.h"
+#include "machine.h"
+#include "power.h"
+#include "serial.h"
+
+#define INITRD_MAX	(1024ull << 20)
+#define DEFAULT_CMDLINE	"console=ttyS0 panic=-1"
+
+/* All parts of one run; static because it is large and there is one per process. */
+static struct boot {
+	struct boot_options options;
+	struct machine machine;
+	struct console console;
+	struct serial serial;
+	struct power power;
+	struct loader loader;
+	char cmdline[4096];
+	struct timespec started;
+} boot;
+
+static void log_line(void *opaque, int level, const char *line)
+{
+	(void)opaque;
+	(void)level;
+	/* \r: the terminal may be raw. */
+	fprintf(stderr, "%s\r\n", line);
+}
+
+static int say_no(struct err *err, const char *name, const char *value)
+{
+	return err_set(err, "cannot set %s=%s: %s", name, value, strerror(errno));
+}
+
+static int prepare_library(const struct boot_options *o, struct err *err)
+{
+	if (o->trace && setenv("GUESTWARD_TRACE", o->trace, 1) < 0)
+		return say_no(err, "GUESTWARD_TRACE", o->trace);
+	if (o->engine && setenv("GUESTWARD_ENGINE", o->engine, 1) < 0)
+		return say_no(err, "GUESTWARD_ENGINE", o->engine);
+	if (o->verbose || o->trace)
+		gw_set_log(log_line, NULL);
+	return 0;
+}
+
+static int add_devices(struct boot *b, struct err *err)
+{
+	struct machine *m = &b->machine;
+	struct irq_line irq = machine_irq_line(m, SERIAL_COM1_IRQ);
+
+	serial_init(&b->serial, &irq, console_send, &b->console);
+	if (bus_add(&m->ports, SERIAL_COM1_PORT, 8, &serial_ops, &b->serial) < 0)
+		return err_set(err, "no room for the serial port");
+	return power_init(&b->power, m, err);
+}
+
+static int load_kernel(struct boot *b, struct err *err)
+{
+	const struct boot_options *o = &b->options;
+	struct blob file;
+	int ret;
+
+	if (blob_read(&file, o->kernel, KERNEL_FILE_MAX, "kernel", err) < 0)
+		return -1;
+	ret = kernel_load(&b->machine.kernel, &file, &b->machine.ram, o->protocol, o->decompress, err);
+	blob_free(&file);
+	return ret;
+}
+
+static int load_initrd(struct boot *b, struct err *err)
+{
+	struct blob initrd;
+	int ret;
+
+	if (!b->options.initrd)
+		return 0;
+	if (blob_read(&initrd, b->options.initrd, INITRD_MAX, "initrd", err) < 0)
+		return -1;
+	ret = loader_place_initrd(&b->loader, &initrd, err);
+	blob_free(&initrd);
+	return ret;
+}
+
+static int load_all(struct boot *b, struct err *err)
+{
+	const struct boot_options *o = &b->options;
+	char *cmdline = b->cmdline;
+	const size_t size = sizeof(b->cmdline);
+	int n;
+
+	b->loader = (struct loader){ .ram = &b->machine.ram, .kernel = &b->machine.kernel };
+	if (load_kernel(b, err) < 0 || load_initrd(b, err) < 0)
+		return -1;
+	if (o->cmdline)
+		n = snprintf(cmdline, size, "%s", o->cmdline);
+	else
+		n = snprintf(cmdline, size, "%s%s%s", DEFAULT_CMDLINE, o->append ? " " : "", o->append ? o->append : "");
+	if (n < 0 || (size_t)n >= size)
+		return err_set(err, "the command line is longer than %zu bytes", size - 1);
+	return loader_write(&b->loader, cmdline, err);
+}
+
+static double seconds_since(const struct timespec *start)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)(now.tv_sec - start->tv_sec) + (double)(now.tv_nsec - start->tv_nsec) / 1e9;
+}
+
+/* How the machine ended, as an exit status; and a line for the user where the status alone would puzzle. */
+static int finish(struct boot *b)
+{
+	struct machine *m = &b->machine;
+	enum stop_reason reason = (enum stop_reason)atomic_load(&m->stopped);
+	int status = atomic_load(&b->power.exit_status);
+	bool quiet = reason == STOP_POWEROFF || reason == STOP_QUIT || reason == STOP_SIGNAL;
+
+	if (!quiet || b->options.verbose)
+		fprintf(stderr, "guestward: %s\n", m->stop_text);
+	if (m->report[0])
+		fputs(m->report, stderr);
+	if (b->options.verbose)
+		fprintf(stderr, "guestward: %.2f s\n", seconds_since(&b->started));
+	switch (reason) {
+	case STOP_POWEROFF:
+		if (b->options.command && status < 0) {
+			fprintf(stderr, "guestward: the guest powered off without reporting the command's status\n");
+			return STATUS_FAILED;
+		}
+		return status < 0 ? STATUS_OK : status;
+	case STOP_QUIT:
+		return STATUS_OK;
+	case STOP_RESET:
+		return STATUS_GUEST_RESET;
+	case STOP_GUEST_DIED:
+		return STATUS_GUEST_DIED;
+	case STOP_SIGNAL:
+		return STATUS_SIGNAL + m->stop_detail;
+	default:
+		return STATUS_FAILED;
+	}
+}
+
+static int start(struct boot *b, struct err *err)
+{
+	const struct boot_options *o = &b->options;
+	struct machine *m = &b->machine;
+
+	clock_gettime(CLOCK_MONOTONIC, &b->started);
+	machine_init_signals();
+	if (console_open(&b->console, m, err) < 0 || prepare_library(o, err) < 0)
+		return -1;
+	if (machine_create(m, o->backend, o->memory, o->cpus, err) < 0)
+		return -1;
+	m->verbose = o->verbose;
+	if (add_devices(b, err) < 0 || load_all(b, err) < 0)
+		return -1;
+	if (o->verbose)
+		fprintf(stderr, "guestward: entering the kernel at 0x%llx by %s after %.2f s\n",
+			(unsigned long long)m->kernel.entry, m->kernel.protocol == PROTOCOL_PVH ? "pvh" : "linux64",
+			seconds_since(&b->started));
+	return machine_start(m, err);
+}
+
+int boot_main(int argc, char **argv)
+{
+	struct boot *b = &boot;
+	struct err err;
+	int status;
+
+	boot_parse(&b->options, argc, argv);
+	if (start(b, &err) < 0) {
+		console_close(&b->console);
+		machine_destroy(&b->machine);
+		fprintf(stderr, "guestward: %s\n", err.text);
+		return STATUS_FAILED;
+	}
+	console_run(&b->console, &b->serial);
+	machine_join(&b->machine);
+	console_close(&b->console);
+	status = finish(b);
+	machine_destroy(&b->machine);
+	return status;
+}

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: MIT */
+/* The guestward command: finds the subcommand's row and calls it. */
+#include <argp.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "boot.h"
+#include "exit_codes.h"
+
+static int help_main(int argc, char **argv);
+static int version_main(int argc, char **argv);
+static int later_main(int argc, char **argv);
+
+static const struct subcommand {
+	const char *name;
+	int (*main)(int argc, char **argv);
+	const char *summary;		/* NULL: not shown */
+} subcommands[] = {
+	{ "boot", boot_main, "boot a Linux kernel in a small machine on this terminal" },
+	{ "dump", later_main, NULL },
+	{ "run", later_main, NULL },
+	{ "watch", later_main, NULL },
+	{ "help", help_main, "this text" },
+	{ "version", version_main, "the version" },
+};
+
+#define N_SUBCOMMANDS (sizeof(subcommands) / sizeof(subcommands[0]))
+
+static void print_usage(FILE *to)
+{
+	size_t i;
+
+	fprintf(to, "Usage: guestward COMMAND [OPTION...]\n"
+		    "Virtual machines without /dev/kvm, behind KVM's own interface.\n\n");
+	for (i = 0; i < N_SUBCOMMANDS; i++)
+		if (subcommands[i].summary)
+			fprintf(to, "  %-10s %s\n", subcommands[i].name, subcommands[i].summary);
+	fprintf(to, "\n'guestward COMMAND --help' has the options; guestward(1) the whole manual.\n");
+}
+
+static int help_main(int argc, char **argv)
+{
+	(void)argc;
+	(void)argv;
+	print_usage(stdout);
+	return STATUS_OK;
+}
+
+static int version_main(int argc, char **argv)
+{
+	(void)argc;
+	(void)argv;
+	printf("guestward %s\n", GUESTWARD_VERSION);
+	return STATUS_OK;
+}
+
+static int later_main(int argc, char **argv)
+{
+	(void)argc;
+	fprintf(stderr, "%s: not there yet; this version can boot (guestward boot --help)\n", argv[0]);
+	return STATUS_USAGE;
+}
+
+static const struct subcommand *find_subcommand(const char *name)
+{
+	size_t i;
+
+	if (!strcmp(name, "--help") || !strcmp(name, "-h"))
+		name = "help";
+	if (!strcmp(name, "--version") || !strcmp(name, "-V"))
+		name = "version";
+	for (i = 0; i < N_SUBCOMMANDS; i++)
+		if (!strcmp(name, subcommands[i].name))
+			return &subcommands[i];
+	return NULL;
+}
+
+int main(int argc, char **argv)
+{
+	const struct subcommand *subcommand;
+	char full_name[64];
+
+	if (argc < 2) {
+		print_usage(stderr);
+		return STATUS_USAGE;
+	}
+	subcommand = find_subcommand(argv[1]);
+	if (!subcommand) {
+		fprintf(stderr, "guestward: there is no command '%s'; see 'guestward help'\n", argv[1]);
+		return STATUS_USAGE;
+	}
+	/* argp and our messages show this name. */
+	snprintf(full_name, sizeof(full_name), "guestward %s", subcommand->name);
+	argv[1] = full_name;
+	return subcommand->main(argc - 1, argv + 1);
+}
