@@ -10,6 +10,7 @@
 
 #include <guestward/guestward.h>
 
+#include "acpi.h"
 #include "console.h"
 #include "exit_codes.h"
 #include "machine.h"
@@ -96,6 +97,7 @@ static int load_initrd(struct boot *b, struct err *err)
 static int load_all(struct boot *b, struct err *err)
 {
 	const struct boot_options *o = &b->options;
+	struct acpi_machine acpi;
 	char *cmdline = b->cmdline;
 	const size_t size = sizeof(b->cmdline);
 	int n;
@@ -109,6 +111,10 @@ static int load_all(struct boot *b, struct err *err)
 		n = snprintf(cmdline, size, "%s%s%s", DEFAULT_CMDLINE, o->append ? " " : "", o->append ? o->append : "");
 	if (n < 0 || (size_t)n >= size)
 		return err_set(err, "the command line is longer than %zu bytes", size - 1);
+	acpi = (struct acpi_machine){ .cpus = b->machine.n_vcpus };
+	if (acpi_write(&b->machine.ram, &acpi, err) < 0)
+		return -1;
+	b->loader.rsdp = ADDR_ACPI;
 	return loader_write(&b->loader, cmdline, err);
 }
 
