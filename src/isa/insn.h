@@ -42,6 +42,8 @@ enum opnd_enc {
 	OE_MREG, OE_MRM, OE_MRM_REG,	/* MMX */
 	OE_VGPR,	/* VEX.vvvv names a general register (BMI) */
 	OE_ST0, OE_STI,	/* x87 stack */
+	OE_IMM16,	/* immediate of two bytes whatever the operand size, zero-extended: RET, ENTER */
+	OE_NOREG,	/* ModRM.mod must be 3 and rm is ignored: the fences */
 	N_OPND_ENC,
 };
 
@@ -79,6 +81,28 @@ enum insn_class {
 #define IA_MXCSR	BIT(20)	/* may raise SIMD floating-point exceptions */
 #define IA_WSIZE	BIT(21)	/* operand size is 32, or 64 with W (66 is a mandatory prefix or ignored) */
 #define IA_SEXT		BIT(22)	/* imm8 sign-extended to the operand size */
+#define IA_NOREXB	BIT(23)	/* not this row if REX.B is set: NOP and PAUSE against XCHG r8 */
+#define IA_MAX4		BIT(24)	/* operand size is at most 4: REX.W is ignored (port I/O) */
+#define IA_IMM64	BIT(25)	/* the immediate has the full operand size, also 8 bytes */
+#define IA_REGONLY	BIT(26)	/* ModRM.mod is ignored: always a register, never SIB or displacement (MOV to and from CR, DR) */
+
+/* insn_row.pfx besides a prefix byte. */
+#define PFX_ANY		(-1)	/* 66 is an operand size, F2 and F3 are repeat prefixes or ignored */
+#define PFX_NOREP	(-2)	/* as any, but not with F2 or F3 */
+
+/* insn_row.memsize besides a number of bytes. */
+#define MS_OPSIZE	0	/* the operand size; "varies" where the pattern is M_MULTI or M_ADDR */
+#define MS_VL		0xFF	/* vector length: 16, or 32 with VEX.L */
+#define MS_VL2		0xFE	/* half, quarter, eighth of it: widening loads, narrowing stores */
+#define MS_VL4		0xFD
+#define MS_VL8		0xFC
+#define MS_DDUP		0xFB	/* MOVDDUP: 8, or 32 with VEX.L */
+#define MS_FAR		0xFA	/* far pointer: operand size + 2 */
+#define MS_PAIR		0xF9	/* two operands: BOUND, CMPXCHG8B/16B */
+#define MS_DTR		0xF8	/* descriptor-table register image: 6, or 10 in 64-bit mode */
+#define MS_MIN4		0xF7	/* operand size, at most 4: MOVSXD */
+#define MS_FENV		0xF6	/* x87 environment: 14 or 28 */
+#define MS_FSAVE	0xF5	/* x87 state: 94 or 108 */
 
 /* CPUID features a row may need; cpu/cpuid maps them to leaves. Base instructions need ISA_BASE. */
 enum isa_feature {
@@ -96,7 +120,7 @@ struct insn_row {
 	uint16_t op;		/* enum insn_op */
 	uint8_t map;		/* 0: one byte; 1: 0F; 2: 0F38; 3: 0F3A; 4 D8..DF x87; +0x10: VEX in that map */
 	uint8_t opcode;
-	int8_t pfx;		/* mandatory prefix: 0 none, 0x66, 0xF3, 0xF2; -1 any */
+	int16_t pfx;		/* mandatory prefix: 0 none, 0x66, 0xF3, 0xF2; PFX_ANY; PFX_NOREP */
 	int8_t ext;		/* ModRM.reg must be this; -1 any */
 	int16_t modrm;		/* whole ModRM byte must be this (0F01 D9, x87 register forms by range handled in the generator); -1 any */
 	uint8_t opnd[4];	/* enum opnd_enc, destination first */
@@ -149,9 +173,9 @@ struct insn {
 	uint8_t modrm_off;	/* offset of ModRM, 0 if none */
 	uint8_t imm_off;	/* offset of the first immediate, 0 if none */
 	int64_t disp;		/* sign-extended displacement, or the moffs address */
-	uint64_t imm;		/* first immediate, extended as the form says */
+	uint64_t imm;		/* first immediate; where the form sign-extends, to 64 bits whatever the operand size */
 	uint64_t imm2;		/* second: selector of a far pointer, ENTER's level, imm8 after another */
-	uint8_t bytes[INSN_MAX_LEN + 1];
+	uint8_t bytes[INSN_MAX_LEN + 1];	/* only the first len are the instruction's */
 };
 
 extern const struct insn_row insn_rows[];
