@@ -84,7 +84,8 @@ void dev_irqchip_disable_quirks(struct dev_irqchip *chip, uint64_t quirks);
  */
 int dev_irq_set_line(struct dev_irqchip *chip, enum dev_irq_source source, uint32_t gsi, bool level, bool want_status);
 
-/* KVM_SIGNAL_MSI: > 0 delivered, 0 blocked by the guest; -EINVAL bad address_hi under 32-bit ids. The caller checks flags. */
+/* KVM_SIGNAL_MSI: > 0 delivered, 0 blocked by the guest, -1 (as in KVM: EPERM) nobody has that id; -EINVAL bad address_hi
+ * under 32-bit ids. The caller checks flags. */
 int dev_irq_msi(struct dev_irqchip *chip, uint64_t address, uint32_t data);
 
 /*

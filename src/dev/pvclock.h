@@ -48,10 +48,10 @@ uint64_t dev_pvclock_ns(const struct dev_pvclock_time *t, uint64_t tsc);
 void dev_pvclock_fill(struct dev_pvclock_time *t, uint32_t tsc_khz, uint64_t tsc, uint64_t system_ns, uint8_t flags);
 
 /*
- * Write @t at @gpa under the version protocol. t->version is the host's own count (never the guest's, which could be made to
- * look odd or stuck): on return it is even and two more. A GUEST_STOPPED the guest has not yet cleared is kept.
+ * Write @t at @gpa under the version protocol; t->version is not used, the count goes on from the guest's. A GUEST_STOPPED
+ * that the guest has not yet cleared is kept.
  */
-bool dev_pvclock_write(struct dev_pvclock_time *t, struct gpa gpa, const struct dev_pvclock_ops *ops, void *opaque);
+bool dev_pvclock_write(const struct dev_pvclock_time *t, struct gpa gpa, const struct dev_pvclock_ops *ops, void *opaque);
 
 /* Wall clock at the time the kvmclock was 0: realtime_ns - system_ns. */
 bool dev_pvclock_write_wall(struct gpa gpa, uint64_t boot_realtime_ns, const struct dev_pvclock_ops *ops, void *opaque);
