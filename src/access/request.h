@@ -67,6 +67,9 @@ struct acc_event {
 	uint64_t cr2;		/* #PF only */
 };
 
+#define ACC_EXIT_INTERNAL_ERROR	17	/* KVM_EXIT_INTERNAL_ERROR */
+#define ACC_EXIT_MEMORY_FAULT	39	/* KVM_EXIT_MEMORY_FAULT: data is flags, gpa, size */
+
 /* An exit a guard asks for. Reasons are KVM's exit numbers or ours; the payload is the union of kvm_run, built by the guard. */
 struct acc_exit {
 	uint32_t reason;

@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the files of access/ share and nobody else sees: the second-level TLB, the cold halves of the first, what a walk found,
+ * and what others want a vCPU to forget.
+ *
+ * Invariants
+ *   - An entry in tlb[m].w has its page also readable in mode m; its page has no marked code line, is dirty in its log if its
+ *     slot has one, and the guest's entry had D set when it was filled.
+ *   - Everything here belongs to the vCPU's thread, except what is named "under vm->lock".
+ */
+#ifndef GW_ACCESS_PRIVATE_H
+#define GW_ACCESS_PRIVATE_H
+
+#include <pthread.h>
+
+#include "access/access.h"
+#include "isa/x86.h"
+
+/* ---- second-level TLB: tlb.c --------------------------------------------------------------------------------------- */
+
+#define L2_SET_BITS	10
+#define L2_SETS		(1u << L2_SET_BITS)
+#define L2_WAYS		4u
+
+/*
+ * key    63:19 page number (45 bits: 57-bit addresses)   18:7 PCID, 0 for global   6 global   2:1 mode   0 valid
+ * hva    63:12 page   4 user translation   3 protection key not 0   2:0 rights the guest's tables, the slot and the guards
+ *        all allow silently (W still subject to code marks)
+ * gpa    63:12 page   7 private bit   5:0 size of the guest's page (shift)
+ */
+struct acc_l2 {
+	uint64_t key;
+	uint64_t stamp;		/* of the flush clock, when filled */
+	uint64_t hva;
+	uint64_t gpa;
+};
+
+#define L2_VALID	0x01ull
+#define L2_MODE_SHIFT	1
+#define L2_GLOBAL	0x40ull
+#define L2_PCID_SHIFT	7
+#define L2_VPN_SHIFT	19
+
+#define L2_RIGHTS	0x07ull
+#define L2_KEYED	0x08ull
+#define L2_USER		0x10ull
+#define L2_PRIVATE	0x80ull
+#define L2_SHIFT_MASK	0x3full
+
+/* Cold word of a first-level entry: page of the gpa, and these. */
+#define COLD_GLOBAL	0x1ull
+#define COLD_KEYED	0x2ull
+
+struct acc_cold {
+	uint64_t r[ACC_TLB_SIZE], w[ACC_TLB_SIZE];
+	/* Slots that may be filled, so that a flush touches only those. n == ACC_TLB_SIZE: any may be. */
+	uint16_t used[ACC_TLB_SIZE];
+	unsigned n_used;
+};
+
+/* ---- forgetting: forget.c ------------------------------------------------------------------------------------------ */
+
+#define PENDING_MAX	8
+
+/* What others want forgotten, under vm->lock; applied by the vCPU itself before it uses its TLB again. */
+struct acc_pending {
+	bool any, all, all_w;
+	uint8_t n_range, n_code;
+	struct { uint64_t first, last; uint8_t rights; } range[PENDING_MAX];
+	uintptr_t code[PENDING_MAX];	/* host pages that get code: W in the first level */
+};
+
+struct acc_cpu_private {
+	struct acc_cpu *cpu;
+	struct acc_cpu_private *next;	/* under vm->lock */
+	uint64_t writer_bit;		/* in mem_code.writers */
+
+	/* Under vm->lock. */
+	bool running;			/* may be using its TLB: must be waited for */
+	uint64_t answered;		/* wishes up to this ticket are fulfilled */
+	struct acc_pending pending;
+
+	/* Flush clock: an entry is alive if it was filled at or after the floors that concern it. */
+	uint64_t clock, floor_all, floor_local, floor_keyed;
+	uint64_t floor_pcid[4096];
+	uint64_t floor_now;		/* max of what concerns local entries of the current PCID */
+	uint16_t pcid;			/* the current one; 0 without CR4.PCIDE */
+	uint32_t pkru_seen;
+	unsigned victim;
+	bool any_keyed;
+	/* Regions in which parts of a large page may be remembered (hashed): INVLPG there must look at all parts. */
+	uint64_t large_2m[64], large_1g[8];
+	uint64_t fetched[64];		/* pages handed out for execution since jump_gen moved (hashed) */
+
+	unsigned last_slot;		/* index into the map: a guess */
+	struct acc_fetch once;
+	uint64_t fetch_cold[ACC_FETCH_SIZE];
+	struct acc_cold cold[ACC_N_MODES];
+	struct acc_l2 l2[L2_SETS][L2_WAYS];
+};
+
+struct acc_vm {
+	const struct acc_guards *guards;
+	struct mem_code_map *code;
+	pthread_mutex_t code_lock;	/* leaf: code marks; nothing is taken under it */
+
+	pthread_mutex_t lock;
+	pthread_cond_t changed;		/* a vCPU stopped running or answered, a wish was posted, the exclusive section ended */
+	/* Under lock. */
+	unsigned n_waiting;
+	struct acc_cpu_private *cpus;
+	uint64_t ticket;
+	struct acc_cpu *exclusive;	/* the one that may run alone */
+	_Atomic(struct mem_map *) map;	/* changed under lock */
+	_Atomic unsigned n_cpus_ever;
+
+	pthread_rwlock_t host;		/* read: acc_host_begin(); write: forgetting, only as a barrier */
+};
+
+/* Wish that others forget W of the host page at @hva in their first level, for those whose bit is in @writers. code.c */
+void acc_forget_writers(struct acc_vm *vm, struct acc_cpu *self, const uint8_t *hva, uint64_t writers);
+
+/* ---- what a walk found: walk.c ------------------------------------------------------------------------------------- */
+
+struct acc_leaf {
+	uint8_t *hva;		/* of the guest's entry; NULL: no D to set */
+	struct gpa gpa;
+	uint64_t value;		/* as it was judged */
+	const struct mem_slot *slot;
+	uint8_t size;		/* 4 or 8 */
+};
+
+struct acc_walk {
+	uint8_t allowed;	/* rights that the guest's tables give in this mode */
+	bool user, writable, no_exec, global, dirty;
+	uint8_t pkey;
+	bool known;		/* the second-level TLB answered: judged already */
+	struct acc_leaf leaf;	/* whose D the commit must set */
+};
+
+#define WALK_LOOK	0x1u	/* translate only: no A, no guards */
+
+/* Pass 1: canonical check and page walk. Fills rq's found part. ALLOW, FAULT, or what a guard of WALK accesses says. */
+enum acc_verdict acc_walk(const struct mem_map *map, struct acc_request *rq, struct acc_walk *w, struct acc_result *out, unsigned flags);
+/* The deferred D write. Judge first (it is a WALK access), then set: false, the entry changed: walk again. */
+enum acc_verdict acc_walk_judge_dirty(const struct mem_map *map, const struct acc_request *rq, const struct acc_walk *w, struct acc_result *out);
+bool acc_walk_set_dirty(const struct acc_request *rq, const struct acc_walk *w);
+
+/* Rights of a page in the vCPU's state, by the manual's "Determination of Access Rights". */
+unsigned acc_rights_of(const struct acc_cpu *cpu, enum acc_mode mode, const struct acc_walk *w, bool *keyed_denial, unsigned asked);
+
+/* ---- judging: guard.c ---------------------------------------------------------------------------------------------- */
+
+/* Pass 2 for one request whose gpa is known: slot, kind, guards. */
+enum acc_verdict acc_judge(const struct mem_map *map, const struct acc_request *rq, struct acc_result *out);
+
+/* Every guard after @from is told that @rq was refused. */
+const struct mem_slot *acc_slot(const struct acc_request *rq, const struct mem_map *map, struct gfn gfn);
+
+static inline struct acc_vm *acc_rq_vm(const struct acc_request *rq) { return rq->cpu ? rq->cpu->vm : rq->vm; }
+
+static inline enum acc_mode acc_mode_of(const struct acc_cpu *cpu, unsigned cpl, bool implicit)
+{
+	if (cpl == 3 && !implicit)
+		return ACC_MODE_USER;
+	return !implicit && cpu->ac && (cpu->cr4 & CR4_SMAP) ? ACC_MODE_KERNEL_AC : ACC_MODE_KERNEL;
+}
+
+/* ---- remembering: tlb.c -------------------------------------------------------------------------------------------- */
+
+void acc_tlb_init(struct acc_cpu *cpu);
+/* A hit fills rq's found part, out, and the first level. */
+bool acc_tlb_lookup(struct acc_request *rq, struct acc_result *out);
+/* Is the translation that acc_check() just used a global one? Only the second level still knows; unknown means no. */
+bool acc_tlb_is_global(const struct acc_request *rq);
+void acc_tlb_remember(const struct acc_request *rq, const struct acc_walk *w, struct acc_result *out);
+void acc_tlb_drop_frames(struct acc_cpu *cpu, uint64_t first, uint64_t last, unsigned rights);
+void acc_tlb_drop_writable(struct acc_cpu *cpu, uintptr_t hva_page);	/* first level only; 0: every page */
+
+#endif

@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Pass 2, and the two passes as one function. The slot check comes first and needs no table entry: it is the guard that every
+ * VM has. Then the guards in their order. A substitute by one guard does not silence those after it: any of them may still
+ * refuse; of several substitutes the first stands.
+ *
+ * Nothing here remembers or commits before every access of the instruction is allowed.
+ */
+#include <errno.h>
+
+#include "access/access_private.h"
+
+#define MAX_RETRIES	64	/* before looking whether the vCPU is wanted elsewhere */
+
+static void result_reset(struct acc_result *out)
+{
+	out->hva = NULL;
+	out->silent = 0;
+	out->guard = ACC_NO_GUARD;
+	out->subst = 0;
+	out->data_len = 0;
+}
+
+/* Slot and page kind. */
+static enum acc_verdict judge_slot(const struct mem_map *map, const struct acc_request *rq, struct acc_result *out,
+				   const struct mem_slot **slot)
+{
+	const struct mem_slot *s = acc_slot(rq, map, gpa_gfn(rq->gpa));
+
+	*slot = s;
+	if (!s)
+		return ACC_DEVICE;
+	if (unlikely(!s->hva)) {
+		/* A slot without a mapping is legal; touching it is the client's mistake. */
+		out->exit = (struct acc_exit){ .reason = ACC_EXIT_MEMORY_FAULT, .err = -EFAULT, .data = { 0, rq->gpa.v & ~GW_PAGE_MASK, GW_PAGE_SIZE } };
+		return ACC_EXIT;
+	}
+	out->hva = mem_slot_hva(s, rq->gpa);
+	out->silent = ACC_R | ACC_X;
+	if (!(s->flags & MEM_READONLY))
+		out->silent |= ACC_W;
+	else if (rq->rights & ACC_W)
+		return ACC_DEVICE;
+	return ACC_ALLOW;
+}
+
+static bool is_denial(enum acc_verdict v, const struct acc_request *rq, const struct acc_result *out)
+{
+	if (v == ACC_FAULT || v == ACC_EXIT)
+		return true;
+	return v == ACC_SUBST && (out->subst == SUBST_ONES || (out->subst == SUBST_DISCARD && (rq->rights & ACC_W)));
+}
+
+static void tell_denied(const struct acc_guards *g, const struct acc_request *rq, const struct acc_result *by)
+{
+	for (unsigned i = by->guard + 1u; i < g->n; i++)
+		if (g->guard[i].ops->denied)
+			g->guard[i].ops->denied(g->guard[i].state, rq, by);
+}
+
+static enum acc_verdict ask_guards(const struct acc_guards *g, const struct acc_request *rq, struct acc_result *out)
+{
+	enum acc_verdict first = ACC_ALLOW;
+	struct acc_result later;
+
+	for (unsigned i = 0; i < g->n; i++) {
+		struct acc_result *r = first == ACC_ALLOW ? out : &later;
+		enum acc_verdict v;
+
+		if (rq->stage == ACC_WALK && !g->guard[i].judges_walks)
+			continue;
+		if (r == &later) {
+			result_reset(&later);
+			later.hva = out->hva;
+		}
+		v = g->guard[i].ops->check(g->guard[i].state, rq, r);
+		if (v == ACC_ALLOW)
+			continue;
+		r->guard = (uint8_t)i;
+		if (is_denial(v, rq, r))
+			tell_denied(g, rq, r);
+		if (v != ACC_SUBST) {
+			if (r == &later)
+				*out = later;
+			return v;
+		}
+		first = ACC_SUBST;
+		out->silent = 0;
+	}
+	return first;
+}
+
+enum acc_verdict acc_judge(const struct mem_map *map, const struct acc_request *rq, struct acc_result *out)
+{
+	const struct acc_guards *g = acc_rq_vm(rq)->guards;
+	const struct mem_slot *slot;
+	enum acc_verdict v;
+
+	result_reset(out);
+	v = judge_slot(map, rq, out, &slot);
+	if (v == ACC_ALLOW && g->n)
+		v = ask_guards(g, rq, out);
+	return v;
+}
+
+/* ---- both passes ----------------------------------------------------------------------------------------------------- */
+
+/* The log learns of a write before it happens; whoever clears the log waits for the store (mem.h). */
+static void log_dirty(const struct mem_map *map, const struct acc_request *rq, struct acc_result *out, enum acc_verdict v)
+{
+	const struct mem_slot *s;
+	uint64_t page;
+
+	if (v != ACC_ALLOW && !(v == ACC_SUBST && out->subst == SUBST_DATA))
+		return;
+	s = acc_slot(rq, map, gpa_gfn(rq->gpa));
+	if (likely(!s || !s->dirty))
+		return;
+	page = gpa_gfn(rq->gpa).v - s->first.v;
+	if (rq->rights & ACC_W)
+		mem_dirty_mark(s->dirty, page);
+}
+
+static enum acc_verdict pass1(const struct mem_map *map, struct acc_request *rq, struct acc_result *out, struct acc_walk *w)
+{
+	w->known = false;
+	w->leaf.hva = NULL;
+	if (rq->by_gpa)
+		return ACC_ALLOW;
+	if (acc_tlb_lookup(rq, out)) {
+		w->known = true;
+		return ACC_ALLOW;
+	}
+	return acc_walk(map, rq, w, out, 0);
+}
+
+static enum acc_verdict pass2(const struct mem_map *map, const struct acc_request *rq, struct acc_result *out, struct acc_walk *w)
+{
+	enum acc_verdict v;
+
+	if (w->known)
+		return ACC_ALLOW;
+	v = acc_judge(map, rq, out);
+	if (w->leaf.hva && (v == ACC_ALLOW || v == ACC_DEVICE || v == ACC_SUBST) && acc_rq_vm(rq)->guards->any_walk) {
+		struct acc_result table;
+		enum acc_verdict d = acc_walk_judge_dirty(map, rq, w, &table);
+
+		if (d != ACC_ALLOW && d != ACC_SUBST) {
+			*out = table;
+			return d;
+		}
+		if (d == ACC_SUBST)
+			w->leaf.hva = NULL;	/* the guard drops the D write; the store goes on */
+	}
+	return v;
+}
+
+static enum acc_verdict try_all(const struct mem_map *map, struct acc_request *rq, struct acc_result *out, enum acc_verdict *verdict,
+				unsigned n, unsigned *which)
+{
+	struct acc_walk w[ACC_MAX_ALL];
+
+	for (unsigned i = 0; i < n; i++) {
+		enum acc_verdict v = pass1(map, &rq[i], &out[i], &w[i]);
+
+		*which = i;
+		if (v != ACC_ALLOW)
+			return v;
+	}
+	for (unsigned i = 0; i < n; i++) {
+		verdict[i] = pass2(map, &rq[i], &out[i], &w[i]);
+		*which = i;
+		if (verdict[i] != ACC_ALLOW && verdict[i] != ACC_DEVICE && verdict[i] != ACC_SUBST)
+			return verdict[i];
+	}
+	for (unsigned i = 0; i < n; i++) {
+		*which = i;
+		if (!w[i].leaf.hva)
+			continue;
+		if (!acc_walk_set_dirty(&rq[i], &w[i]))
+			return ACC_RETRY;
+		w[i].dirty = true;
+	}
+	for (unsigned i = 0; i < n; i++) {
+		if (w[i].known)
+			continue;
+		log_dirty(map, &rq[i], &out[i], verdict[i]);
+		if (rq[i].by_gpa || verdict[i] != ACC_ALLOW)
+			out[i].silent = 0;
+		else
+			acc_tlb_remember(&rq[i], &w[i], &out[i]);
+	}
+	return ACC_ALLOW;
+}
+
+/* ACC_WAIT: block outside, in the guard's own wait. True: ask again. */
+static bool wait_for_guard(const struct acc_request *rq, const struct acc_result *out)
+{
+	struct acc_cpu *cpu = rq->cpu;
+	const struct acc_guards *g = acc_rq_vm(rq)->guards;
+	const struct acc_guard *guard = out->guard < g->n ? &g->guard[out->guard] : NULL;
+	bool inside, again;
+
+	if (!cpu || !guard || !guard->ops->wait)
+		return false;
+	inside = cpu->in_guest;
+	if (inside)
+		acc_leave(cpu);
+	again = guard->ops->wait(guard->state, cpu, rq);
+	if (inside)
+		acc_enter(cpu);
+	return again && !(atomic_load(&cpu->attention) & ACC_ATT_EXIT);
+}
+
+static bool give_up_retrying(struct acc_cpu *cpu, unsigned tries)
+{
+	if (tries < MAX_RETRIES)
+		return false;
+	if (!cpu)
+		return true;
+	if (cpu->in_guest)
+		acc_safe_point(cpu);
+	return (atomic_load(&cpu->attention) & ACC_ATT_EXIT) || tries >= 16 * MAX_RETRIES;
+}
+
+static const struct mem_map *map_of(const struct acc_request *rq)
+{
+	return rq->cpu && rq->cpu->in_guest ? rq->cpu->map : acc_vm_map(acc_rq_vm(rq));
+}
+
+enum acc_verdict acc_check_all(struct acc_request *rq, struct acc_result *out, enum acc_verdict *verdict, unsigned n, unsigned *which)
+{
+	unsigned ignored;
+
+	if (!which)
+		which = &ignored;
+	if (n > ACC_MAX_ALL)
+		n = ACC_MAX_ALL;
+	for (unsigned tries = 0;; tries++) {
+		enum acc_verdict v = try_all(map_of(rq), rq, out, verdict, n, which);
+
+		if (v == ACC_WAIT && !wait_for_guard(&rq[*which], &out[*which]))
+			return ACC_WAIT;
+		if (v == ACC_RETRY && give_up_retrying(rq->cpu, tries))
+			return ACC_WAIT;
+		if (v != ACC_WAIT && v != ACC_RETRY)
+			return v;
+	}
+}
+
+enum acc_verdict acc_check(struct acc_request *rq, struct acc_result *out)
+{
+	enum acc_verdict verdict, v;
+
+	if (likely(!rq->by_gpa) && acc_tlb_lookup(rq, out))
+		return ACC_ALLOW;
+	v = acc_check_all(rq, out, &verdict, 1, NULL);
+	return v == ACC_ALLOW ? verdict : v;
+}
