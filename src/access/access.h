@@ -190,6 +190,8 @@ static inline const struct acc_fetch *acc_fetch_probe(struct acc_cpu *cpu, uint6
  */
 bool acc_mark_code(struct acc_cpu *cpu, const struct acc_fetch *page, unsigned offset, unsigned len);
 bool acc_store_done(struct acc_vm *vm, const uint8_t *hva, unsigned len);
+/* Would a store hit decoded code now? Only a hint: another vCPU may mark the line before the store; acc_store_done() decides. */
+bool acc_store_hits(struct acc_vm *vm, const uint8_t *hva, unsigned len);
 
 /* Inline probe: host address of [gva, gva + len) if remembered as allowed, else NULL. len <= 64; never crosses a page. */
 static inline uint8_t *acc_probe(const struct acc_tlb_entry *array, uint64_t gva, unsigned len)

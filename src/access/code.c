@@ -92,3 +92,18 @@ bool acc_store_done(struct acc_vm *vm, const uint8_t *hva, unsigned len)
 	}
 	return hit;
 }
+
+bool acc_store_hits(struct acc_vm *vm, const uint8_t *hva, unsigned len)
+{
+	while (len) {
+		unsigned offset = (uintptr_t)hva & GW_PAGE_MASK;
+		unsigned here = len < GW_PAGE_SIZE - offset ? len : GW_PAGE_SIZE - offset;
+		struct mem_code *r = mem_code_find(vm->code, hva);
+
+		if (r && (atomic_load(&r->lines) & lines_of(offset, here)))
+			return true;
+		hva += here;
+		len -= here;
+	}
+	return false;
+}
