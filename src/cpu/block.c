@@ -107,20 +107,23 @@ static void finish(struct cpu_op *o, cpu_fn *fn, unsigned off)
 	o->off = (uint16_t)off;
 }
 
-static struct cpu_block *build(struct vcpu *c, const struct acc_fetch *page, unsigned start)
+/* NULL: the first instruction crosses the page; or @is_gone: the page was taken away while we waited to mark it. */
+static struct cpu_block *build(struct vcpu *c, const struct acc_fetch *page, unsigned start, bool *is_gone)
 {
 	struct cpu_cache *k = c->cache;
 	unsigned off = start, n = 0;
 	struct cpu_block *b;
 	bool end = false;
 	struct insn *in;
+	uint8_t bytes[CPU_BLOCK_MAX * INSN_MAX_LEN];	/* as decoded: memory may change under us */
 
 	if (k->used + BLOCK_ROOM > ARENA_SIZE)
 		cpu_cache_flush(c);
-	/* Mark before reading: a store that comes after the mark bumps the generation we take now. */
-	acc_mark_code(&c->acc, page, start, 1);
 	b = arena_take(k, sizeof(*b) + (CPU_BLOCK_MAX + 1) * sizeof(struct cpu_op));
+	/* Generation, then marks, then bytes: a store that comes after the mark changes the generation taken here. */
 	b->gen = atomic_load_explicit(&page->code->gen, memory_order_acquire);
+	b->code = page->code;
+	b->hva = page->hva + start;
 	in = (struct insn *)(k->arena + k->used);
 	while (!end && n < CPU_BLOCK_MAX && off < GW_PAGE_SIZE) {
 		struct cpu_op *o = &b->op[n];
@@ -130,7 +133,10 @@ static struct cpu_block *build(struct vcpu *c, const struct acc_fetch *page, uns
 
 		if (avail > INSN_MAX_LEN)
 			avail = INSN_MAX_LEN;
-		acc_mark_code(&c->acc, page, off, avail);
+		if (!acc_mark_code(&c->acc, page, off, avail)) {
+			*is_gone = true;
+			break;
+		}
 		memcpy(code, page->hva + off, avail);	/* guest memory: read once */
 		st = insn_decode(code, avail, c->mode, c->block_key & KEY_REAL, c->features, in);
 		if (st == INSN_MORE && avail < INSN_MAX_LEN)
@@ -139,11 +145,13 @@ static struct cpu_block *build(struct vcpu *c, const struct acc_fetch *page, uns
 		o->off = (uint16_t)(off - start);
 		if (st != INSN_OK) {
 			o->fn = st == INSN_UD ? op_undefined : op_too_long;
+			memcpy(bytes + (off - start), code, 1);
 			n++;
 			off += 1;
 			end = true;
 			break;
 		}
+		memcpy(bytes + (off - start), code, in->len);
 		o->len = in->len;
 		lower(c, in, o);
 		end = ends_block(in, o);
@@ -152,7 +160,7 @@ static struct cpu_block *build(struct vcpu *c, const struct acc_fetch *page, uns
 		if (o->insn == in)
 			in = (struct insn *)((uint8_t *)in + ((sizeof(*in) + 15) & ~(size_t)15));
 	}
-	if (!n) {
+	if (!n || *is_gone) {
 		k->used -= (sizeof(*b) + (CPU_BLOCK_MAX + 1) * sizeof(struct cpu_op) + 15) & ~(size_t)15;
 		return NULL;
 	}
@@ -161,9 +169,7 @@ static struct cpu_block *build(struct vcpu *c, const struct acc_fetch *page, uns
 	b->n = (uint16_t)n;
 	b->n_bytes = (uint16_t)(off - start);
 	b->bytes = arena_take(k, b->n_bytes);
-	memcpy(b->bytes, page->hva + start, b->n_bytes);
-	b->code = page->code;
-	b->hva = page->hva + start;
+	memcpy(b->bytes, bytes, b->n_bytes);
 	b->key = c->block_key;
 	b->epoch = c->verify_epoch;
 	c->stats.blocks_decoded++;
@@ -232,10 +238,19 @@ static void fetch_refused(struct vcpu *c, enum acc_verdict v, const struct acc_r
 static const struct acc_fetch *fetch(struct vcpu *c, uint64_t la)
 {
 	enum acc_verdict v = ACC_ALLOW;
-	const struct acc_fetch *page;
+	const struct acc_fetch *page = acc_fetch_probe(&c->acc, la);
+	struct cpu_cache *k = c->cache;
 	struct acc_request rq;
 	struct acc_result res;
 
+	if (likely(page))
+		return page;
+	if (k->has_granted) {
+		/* Asked for a moment ago, by the attempt to find a block. */
+		k->has_granted = false;
+		if (!((la ^ k->granted_la) & ~GW_PAGE_MASK))
+			return &k->granted;
+	}
 	page = acc_fetch_page(&c->acc, GVA(la), &rq, &res, &v);
 	if (!page)
 		fetch_refused(c, v, &res);
@@ -266,22 +281,33 @@ struct cpu_block *cpu_block_get(struct vcpu *c)
 	unsigned off = la & GW_PAGE_MASK;
 	struct cpu_block *b;
 
+	c->cur = NULL;		/* host faults from here on are the fetch's: RIP is exact */
 	if (!rip_in_limit(c))
 		return NULL;
 	page = fetch(c, la);
 	if (!page)
 		return NULL;
 	c->stats.jump_misses++;
+	if (unlikely(page->tag == ~0ull)) {
+		c->cache->granted = *page;
+		c->cache->granted_la = la;
+		c->cache->has_granted = true;
+		c->alone_wanted = true;
+		return NULL;
+	}
 	b = find(c, page, off);
 	if (!b) {
+		bool is_gone = false;
 		unsigned h;
 
-		b = build(c, page, off);
+		b = build(c, page, off, &is_gone);
 		if (!b) {
-			c->alone_wanted = true;
+			/* Gone: the dispatcher fetches again. Crossing: both pages are fetched for it alone. */
+			c->alone_wanted = !is_gone;
+			c->stop = true;
 			return NULL;
 		}
-		h = hash_of(page->code, off, c->block_key);
+		h = hash_of(b->code, off, c->block_key);
 		b->next = c->cache->hash[h];
 		c->cache->hash[h] = b;
 	}
@@ -319,6 +345,7 @@ const struct cpu_op *cpu_block_alone(struct vcpu *c)
 	struct cpu_op *o = &k->alone_op[0];
 	enum insn_status st;
 
+	c->cur = NULL;
 	if (!rip_in_limit(c))
 		return NULL;
 	c->stop = false;

@@ -41,6 +41,10 @@ struct cpu_cache {
 	uint8_t *arena;
 	size_t used;
 	uint64_t flushes;	/* how often everything was dropped: pointers into the arena from before are dead */
+	/* A fetch that was allowed once and must not be remembered (tag ~0): good for the instruction that runs alone next. */
+	struct acc_fetch granted;
+	uint64_t granted_la;
+	bool has_granted;
 	/* The instruction that runs alone: two operations, never cached. */
 	struct insn alone_insn;
 	struct cpu_op alone_op[2];
@@ -51,7 +55,7 @@ void cpu_cache_free(struct cpu_cache *k);
 void cpu_cache_flush(struct vcpu *c);
 
 /* The block at c->rip, decoded if need be. NULL: fetch faulted or was refused (noted, c->stop set), or the instruction there
- * crosses the page (c->alone_wanted set). */
+ * must run alone (c->alone_wanted set): it crosses the page, or its page may not be remembered. */
 struct cpu_block *cpu_block_get(struct vcpu *c);
 /* Decode the one instruction at c->rip into the cache's alone operations. NULL as above. */
 const struct cpu_op *cpu_block_alone(struct vcpu *c);

@@ -160,6 +160,7 @@ static bool judge(struct vcpu *c, const struct cpu_op *o, const struct cpu_want 
 	struct acc_request like = { .cpu = &c->acc, .origin = origin, .cpl = c->acc.cpl };
 	unsigned total = 0, which = 0, k = 0;
 
+	c->cur = o;
 	if (o)
 		c->rip = cpu_op_rip(c, o);
 	for (unsigned i = 0; i < n; i++) {
@@ -205,7 +206,6 @@ static bool judge(struct vcpu *c, const struct cpu_op *o, const struct cpu_want 
 
 bool cpu_refs(struct vcpu *c, const struct cpu_op *o, const struct cpu_want *want, unsigned n, struct cpu_ref *r)
 {
-	c->cur = o;
 	return judge(c, o, want, n, ACC_INSN, r);
 }
 
@@ -213,7 +213,6 @@ bool cpu_ref_slow(struct vcpu *c, const struct cpu_op *o, uint64_t gva, unsigned
 {
 	struct cpu_want w = { gva, (uint16_t)len, (uint8_t)rights, (uint8_t)stage, o->flags & OP_STACK };
 
-	c->cur = o;
 	return judge(c, o, &w, 1, ACC_INSN, r);
 }
 

@@ -203,8 +203,11 @@ static void run_block(struct vcpu *c)
 	c->stop = false;
 	c->exit = CPU_RUNNING;
 	b = cpu_block_get(c);
-	if (!b)
+	if (!b) {
+		if (c->alone_wanted)
+			run_alone(c);	/* now: a fetch granted once is good until the next safe point */
 		return;
+	}
 	c->stats.blocks++;
 	c->gpr[GPR_RIP] = c->rip;
 	c->stats.insns += b->n;
@@ -258,7 +261,10 @@ enum cpu_exit cpu_run(struct vcpu *c)
 		cpu_signal_guard_enter(&guard, c);
 		e = loop(c);
 	} else {
-		/* The client's memory went away under an access of c->cur: nothing of the instruction was committed. */
+		/* The client's memory went away: under an access of c->cur, or under the fetch. Nothing was committed. */
+		if (c->cur)
+			c->rip = cpu_op_rip(c, c->cur);
+		c->cur = NULL;
 		e = CPU_EXIT_HOST_FAULT;
 		c->alone = false;
 	}
