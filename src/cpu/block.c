@@ -145,9 +145,10 @@ static struct cpu_block *build(struct vcpu *c, const struct acc_fetch *page, uns
 		o->off = (uint16_t)(off - start);
 		if (st != INSN_OK) {
 			o->fn = st == INSN_UD ? op_undefined : op_too_long;
-			memcpy(bytes + (off - start), code, 1);
+			/* Any of the bytes looked at may make it an instruction again. */
+			memcpy(bytes + (off - start), code, avail);
 			n++;
-			off += 1;
+			off += avail;
 			end = true;
 			break;
 		}

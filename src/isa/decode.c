@@ -31,6 +31,7 @@ static const uint8_t opsizes[N_SIZE_KINDS][3][2][2] = {
 	[SZ_NATIVE]  = { { { 4, 4 }, { 4, 4 } }, { { 4, 4 }, { 4, 4 } }, { { 8, 8 }, { 8, 8 } } },
 	[SZ_MAX4]    = { { { 2, 2 }, { 4, 4 } }, { { 4, 4 }, { 2, 2 } }, { { 4, 4 }, { 2, 4 } } },
 	[SZ_XMM]     = { { { 16, 16 }, { 16, 16 } }, { { 16, 16 }, { 16, 16 } }, { { 16, 16 }, { 16, 16 } } },
+	[SZ_VEC]     = { { { 16, 16 }, { 16, 16 } }, { { 16, 16 }, { 16, 16 } }, { { 16, 16 }, { 16, 16 } } },
 	[SZ_YMM]     = { { { 32, 32 }, { 32, 32 } }, { { 32, 32 }, { 32, 32 } }, { { 32, 32 }, { 32, 32 } } },
 	[SZ_MMX]     = { { { 8, 8 }, { 8, 8 } }, { { 8, 8 }, { 8, 8 } }, { { 8, 8 }, { 8, 8 } } },
 };
@@ -468,7 +469,7 @@ enum insn_status insn_decode(const uint8_t *bytes, unsigned avail, enum insn_mod
 	out->op = f->op;
 	out->rex = c.rex && !out->has_vex;
 	out->rex_w = c.rex & REX_W;
-	out->opsize = opsizes[f->size + (f->size == SZ_XMM && out->vex_l)][mode][out->pfx66][out->rex_w];
+	out->opsize = opsizes[f->size + (f->size == SZ_VEC && out->vex_l)][mode][out->pfx66][out->rex_w];
 	out->adsize = adsizes[mode][out->pfx_addr];
 	out->seg = SEG_DS;
 	if (out->has_modrm && out->mod != 3 && !(f->flags & FORM_REGONLY)) {

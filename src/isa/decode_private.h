@@ -49,7 +49,8 @@ enum size_kind {
 	SZ_GENERAL, SZ_D64, SZ_F64, SZ_BYTE,
 	SZ_W,		/* 4, or 8 with W */
 	SZ_NATIVE,	/* 8 in 64-bit mode, else 4 */
-	SZ_MAX4, SZ_XMM, SZ_YMM, SZ_MMX,
+	SZ_MAX4, SZ_MMX, SZ_XMM,
+	SZ_VEC, SZ_YMM,	/* 16, or the next kind with VEX.L */
 	N_SIZE_KINDS,
 };
 
@@ -72,7 +73,7 @@ enum size_kind {
 struct form {
 	uint16_t op;
 	uint16_t flags;
-	uint8_t size;		/* enum size_kind; SZ_XMM becomes SZ_YMM with VEX.L */
+	uint8_t size;		/* enum size_kind */
 	uint8_t imm;		/* enum imm_kind */
 	uint8_t imm2;		/* one more byte follows */
 	uint8_t memsize;	/* as in the row, except that "varies" is MS_VARIES */

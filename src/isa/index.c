@@ -108,7 +108,7 @@ static enum size_kind size_of(const struct insn_row *r)
 	if (r->attr & IA_WSIZE)
 		return r->attr & IA_F64 ? SZ_NATIVE : SZ_W;
 	if (has_vector(r))
-		return SZ_XMM;
+		return r->attr & (IA_VL | IA_L1) ? SZ_VEC : SZ_XMM;
 	if (has_mmx(r))
 		return SZ_MMX;
 	if (r->attr & IA_F64)

@@ -1,0 +1,514 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Loading segment registers: MOV, POP, LDS and friends, LLDT, LTR; asking about selectors: LAR, LSL, VERR, VERW, ARPL.
+ * Source: Intel SDM vol. 2, the pages of these instructions; the order of checks is theirs.
+ */
+#include "cpu/sys/sys_private.h"
+
+/* ---- rules ---------------------------------------------------------------------------------------------------------------- */
+
+bool sys_ss_judge(struct vcpu *c, uint16_t sel, unsigned cpl, unsigned vector, unsigned ext, struct sys_desc *d)
+{
+	if (sel_is_null(sel))
+		return cpu_fault(c, vector, ext);
+	if (!sys_desc_read(c, sel, vector, ext, d))
+		return false;
+	if ((sel & 3u) != cpl || !desc_is_writable(d) || desc_dpl(d) != cpl)
+		return cpu_fault(c, vector, sel_error(sel, ext));
+	if (!desc_p(d))
+		return cpu_fault(c, VEC_SS, sel_error(sel, ext));
+	return true;
+}
+
+bool sys_data_judge(struct vcpu *c, unsigned seg, uint16_t sel, struct sys_desc *d, bool *null)
+{
+	unsigned rpl = sel & 3, cpl = c->acc.cpl;
+
+	*null = sel_is_null(sel);
+	if (seg == SEG_SS) {
+		if (!*null)
+			return sys_ss_judge(c, sel, cpl, VEC_GP, 0, d);
+		return (sys_mode64(c) && cpl != 3 && rpl == cpl) || cpu_fault(c, VEC_GP, 0);
+	}
+	if (*null)
+		return true;
+	if (!sys_desc_read(c, sel, VEC_GP, 0, d))
+		return false;
+	/* Data, or code that can be read. */
+	if (!desc_s(d) || (desc_is_code(d) && !(desc_type(d) & 2)))
+		return cpu_fault(c, VEC_GP, sel_error(sel, 0));
+	if (!desc_is_conforming(d) && (rpl > desc_dpl(d) || cpl > desc_dpl(d)))
+		return cpu_fault(c, VEC_GP, sel_error(sel, 0));
+	if (!desc_p(d))
+		return cpu_fault(c, VEC_NP, sel_error(sel, 0));
+	return true;
+}
+
+bool sys_seg_load(struct vcpu *c, unsigned seg, uint16_t sel)
+{
+	struct sys_desc d;
+	bool null;
+
+	if (!c->protected_mode) {
+		sys_seg_real(c, seg, sel);
+		cpu_state_changed(c);
+		return true;
+	}
+	if (!sys_data_judge(c, seg, sel, &d, &null))
+		return false;
+	if (null) {
+		sys_seg_null(&c->seg[seg], sel);
+	} else {
+		if (!sys_desc_touch(c, &d))
+			return false;
+		sys_seg_fill(&c->seg[seg], sel, &d);
+	}
+	cpu_state_changed(c);
+	return true;
+}
+
+/* ---- MOV, POP, PUSH, far pointers -------------------------------------------------------------------------------------------- */
+
+static void loaded(struct vcpu *c, const struct cpu_op *o, unsigned seg)
+{
+	if (seg == SEG_SS)
+		c->shadow = CPU_SHADOW_MOVSS;
+	CPU_NEXT(c, o);
+}
+
+static void mov_to_seg(struct vcpu *c, const struct cpu_op *o, uint16_t sel)
+{
+	unsigned seg = o->insn->reg & 7;
+
+	if (seg == SEG_CS || seg > SEG_GS) {
+		cpu_raise(c, o, VEC_UD);
+		return;
+	}
+	sys_begin(c, o);
+	if (sys_seg_load(c, seg, sel))
+		loaded(c, o, seg);
+}
+
+void sys_mov_to_seg_reg(struct vcpu *c, const struct cpu_op *o)
+{
+	mov_to_seg(c, o, (uint16_t)c->gpr[o->insn->rm]);
+}
+
+void sys_mov_to_seg_mem(struct vcpu *c, const struct cpu_op *o)
+{
+	uint64_t la;
+	uint16_t sel;
+
+	if (cpu_la(c, o, 2, ACC_R, &la) && cpu_ld16(c, o, la, &sel))
+		mov_to_seg(c, o, sel);
+}
+
+void sys_mov_from_seg_reg(struct vcpu *c, const struct cpu_op *o)
+{
+	unsigned seg = o->insn->reg & 7;
+
+	if (seg > SEG_GS) {
+		cpu_raise(c, o, VEC_UD);
+		return;
+	}
+	sys_set_reg(c, o->insn->rm, o->opsize, c->seg[seg].sel);
+	CPU_NEXT(c, o);
+}
+
+void sys_mov_from_seg_mem(struct vcpu *c, const struct cpu_op *o)
+{
+	unsigned seg = o->insn->reg & 7;
+	uint64_t la;
+
+	if (seg > SEG_GS) {
+		cpu_raise(c, o, VEC_UD);
+		return;
+	}
+	if (!cpu_la(c, o, 2, ACC_W, &la) || !cpu_st16(c, o, la, c->seg[seg].sel))
+		return;
+	CPU_NEXT(c, o);
+}
+
+/* Only the selector's two bytes are read, whatever the operand size moves SP by. */
+void sys_pop_seg(struct vcpu *c, const struct cpu_op *o)
+{
+	uint64_t mask = sys_stack_mask(c), sp = c->gpr[RSP], v;
+	unsigned seg = o->insn->reg & 7;
+
+	sys_begin(c, o);
+	if (!sys_stack_read(c, o, 0, 2, 1, &v) || !sys_seg_load(c, seg, (uint16_t)v))
+		return;
+	sys_set_sp(c, mask, sp + o->opsize);
+	loaded(c, o, seg);
+}
+
+void sys_push_seg(struct vcpu *c, const struct cpu_op *o)
+{
+	uint64_t v = c->seg[o->insn->reg & 7].sel;
+	struct sys_frame f;
+	struct sys_stack s;
+
+	sys_begin(c, o);
+	sys_stack_current(c, &s);
+	/* With a 32-bit operand only 16 bits are written and the rest of the slot keeps its contents (SDM "PUSH"). */
+	s.sp -= o->opsize - (o->opsize == 8 ? 8u : 2u);
+	if (!sys_frame_judge(c, &s, &v, 1, o->opsize == 8 ? 8 : 2, &f))
+		return;
+	sys_frame_commit(c, &f);
+	sys_set_sp(c, s.mask, f.sp);
+	CPU_NEXT(c, o);
+}
+
+static unsigned far_ptr_seg(const struct cpu_op *o)
+{
+	switch (o->iop) {
+	case I_LES: return SEG_ES;
+	case I_LDS: return SEG_DS;
+	case I_LSS: return SEG_SS;
+	case I_LFS: return SEG_FS;
+	default: return SEG_GS;
+	}
+}
+
+static bool load_offset(struct vcpu *c, const struct cpu_op *o, uint64_t la, uint64_t *off)
+{
+	uint32_t d;
+	uint16_t w;
+
+	if (o->opsize == 8)
+		return cpu_ld64(c, o, la, off);
+	if (o->opsize == 4) {
+		if (!cpu_ld32(c, o, la, &d))
+			return false;
+		*off = d;
+		return true;
+	}
+	if (!cpu_ld16(c, o, la, &w))
+		return false;
+	*off = w;
+	return true;
+}
+
+void sys_load_far_ptr(struct vcpu *c, const struct cpu_op *o)
+{
+	uint64_t la, off;
+	uint16_t sel;
+
+	sys_begin(c, o);
+	if (!cpu_la(c, o, o->opsize + 2u, ACC_R, &la) || !load_offset(c, o, la, &off) ||
+	    !cpu_ld16(c, o, sys_linear(c, la + o->opsize), &sel) || !sys_seg_load(c, far_ptr_seg(o), sel))
+		return;
+	sys_set_reg(c, o->insn->reg, o->opsize, off);
+	CPU_NEXT(c, o);
+}
+
+/* ---- r/m16 operands ----------------------------------------------------------------------------------------------------------- */
+
+static bool get_rm16(struct vcpu *c, const struct cpu_op *o, uint16_t *v)
+{
+	uint64_t la;
+
+	if (!o->insn->has_mem) {
+		*v = (uint16_t)c->gpr[o->insn->rm];
+		return true;
+	}
+	return cpu_la(c, o, 2, ACC_R, &la) && cpu_ld16(c, o, la, v);
+}
+
+static bool put_rm16(struct vcpu *c, const struct cpu_op *o, uint16_t v)
+{
+	uint64_t la;
+
+	if (!o->insn->has_mem) {
+		sys_set_reg(c, o->insn->rm, o->opsize, v);
+		return true;
+	}
+	return cpu_la(c, o, 2, ACC_W, &la) && cpu_st16(c, o, la, v);
+}
+
+/* UMIP: user code may not ask where the tables are. */
+static bool umip_allows(struct vcpu *c, const struct cpu_op *o)
+{
+	if (likely(!(c->acc.cr4 & CR4_UMIP) || c->acc.cpl == 0))
+		return true;
+	cpu_raise_error(c, o, VEC_GP, 0);
+	return false;
+}
+
+void sys_sldt(struct vcpu *c, const struct cpu_op *o)
+{
+	if (umip_allows(c, o) && put_rm16(c, o, c->seg[SEG_LDTR].sel))
+		CPU_NEXT(c, o);
+}
+
+void sys_str(struct vcpu *c, const struct cpu_op *o)
+{
+	if (umip_allows(c, o) && put_rm16(c, o, c->seg[SEG_TR].sel))
+		CPU_NEXT(c, o);
+}
+
+/* ---- LDT and task register -------------------------------------------------------------------------------------------------- */
+
+/* A descriptor of LDT or TSS: 16 bytes in long mode, with a canonical base. */
+static bool read_system(struct vcpu *c, uint16_t sel, struct sys_desc *d)
+{
+	if (sel & 4)
+		return cpu_fault(c, VEC_GP, sel_error(sel, 0));
+	return sys_desc_read(c, sel, VEC_GP, 0, d) && (!sys_long(c) || sys_desc_read_high(c, sel, VEC_GP, 0, d));
+}
+
+static bool base64_judge(struct vcpu *c, const struct sys_desc *d, uint16_t sel, uint64_t *base)
+{
+	*base = desc_base(d);
+	if (!sys_long(c))
+		return true;
+	*base |= d->high << 32;
+	/* The type field of the upper half must be clear. */
+	if (!cpu_canonical(c, *base) || d->high >> 40 & 0x1f)
+		return cpu_fault(c, VEC_GP, sel_error(sel, 0));
+	return true;
+}
+
+void sys_lldt(struct vcpu *c, const struct cpu_op *o)
+{
+	struct cpu_seg *ldt = &c->seg[SEG_LDTR];
+	struct sys_desc d;
+	uint64_t base;
+	uint16_t sel;
+
+	if (!sys_need_cpl0(c, o) || !get_rm16(c, o, &sel))
+		return;
+	sys_begin(c, o);
+	if (sel_is_null(sel)) {
+		*ldt = (struct cpu_seg){ .sel = sel, .unusable = 1, .type = DT_LDT };
+		CPU_NEXT(c, o);
+	}
+	if (!read_system(c, sel, &d))
+		return;
+	if (desc_s(&d) || desc_type(&d) != DT_LDT) {
+		cpu_fault(c, VEC_GP, sel_error(sel, 0));
+		return;
+	}
+	if (!desc_p(&d)) {
+		cpu_fault(c, VEC_NP, sel_error(sel, 0));
+		return;
+	}
+	if (!base64_judge(c, &d, sel, &base))
+		return;
+	sys_seg_fill(ldt, sel, &d);
+	ldt->base = base;
+	c->seg_base[SEG_LDTR] = base;
+	CPU_NEXT(c, o);
+}
+
+void sys_ltr(struct vcpu *c, const struct cpu_op *o)
+{
+	struct cpu_seg *tr = &c->seg[SEG_TR];
+	struct sys_desc d;
+	uint64_t base;
+	uint16_t sel;
+	uint8_t access;
+
+	if (!sys_need_cpl0(c, o) || !get_rm16(c, o, &sel))
+		return;
+	sys_begin(c, o);
+	if (sel_is_null(sel)) {
+		cpu_fault(c, VEC_GP, 0);
+		return;
+	}
+	if (!read_system(c, sel, &d))
+		return;
+	if (desc_s(&d) || !(desc_type(&d) == DT_TSS || (desc_type(&d) == DT_TSS16 && !sys_long(c)))) {
+		cpu_fault(c, VEC_GP, sel_error(sel, 0));
+		return;
+	}
+	if (!desc_p(&d)) {
+		cpu_fault(c, VEC_NP, sel_error(sel, 0));
+		return;
+	}
+	if (!base64_judge(c, &d, sel, &base))
+		return;
+	d.raw |= BIT64(41);	/* busy */
+	access = (uint8_t)(d.raw >> 40);
+	if (!cpu_sys_write(c, sys_linear(c, d.addr + 5), 1, &access))
+		return;
+	sys_seg_fill(tr, sel, &d);
+	tr->base = base;
+	c->seg_base[SEG_TR] = base;
+	CPU_NEXT(c, o);
+}
+
+/* ---- LAR, LSL, VERR, VERW, ARPL ----------------------------------------------------------------------------------------------- */
+
+static void set_zf(struct vcpu *c, bool zf)
+{
+	c->cc = (uint16_t)(zf ? c->cc | CC_ZF : c->cc & ~CC_ZF);
+}
+
+/* Types of system descriptors that LAR and LSL show: legacy, long mode. One bit a type. */
+#define LAR_LEGACY	(BIT(1) | BIT(2) | BIT(3) | BIT(4) | BIT(5) | BIT(9) | BIT(11) | BIT(12))
+#define LAR_LONG	(BIT(2) | BIT(9) | BIT(11) | BIT(12))
+#define LSL_LEGACY	(BIT(1) | BIT(2) | BIT(3) | BIT(9) | BIT(11))
+#define LSL_LONG	(BIT(2) | BIT(9) | BIT(11))
+
+/* Finds the descriptor if the program may see it. *seen false: ZF := 0. Returns false only for faults of reading. */
+static bool look(struct vcpu *c, uint16_t sel, unsigned types, struct sys_desc *d, bool *seen)
+{
+	unsigned rpl = sel & 3;
+
+	*seen = false;
+	if (sel_is_null(sel) || !sys_desc_locate(c, sel, 8, &d->addr))
+		return true;
+	if (!cpu_sys_read(c, d->addr, 8, &d->raw))
+		return false;
+	if (!desc_s(d)) {
+		if (!(types >> desc_type(d) & 1))
+			return true;
+		if (sys_long(c) && desc_type(d) != DT_TASK && !sys_desc_locate(c, sel, 16, &d->addr))
+			return true;
+	}
+	if (!(desc_is_code(d) && desc_is_conforming(d)) && (c->acc.cpl > desc_dpl(d) || rpl > desc_dpl(d)))
+		return true;
+	*seen = true;
+	return true;
+}
+
+static void lar_lsl(struct vcpu *c, const struct cpu_op *o, bool limit)
+{
+	unsigned types = limit ? (sys_long(c) ? LSL_LONG : LSL_LEGACY) : (sys_long(c) ? LAR_LONG : LAR_LEGACY);
+	struct sys_desc d;
+	uint16_t sel;
+	bool seen;
+
+	if (!get_rm16(c, o, &sel))
+		return;
+	sys_begin(c, o);
+	if (!look(c, sel, types, &d, &seen))
+		return;
+	set_zf(c, seen);
+	if (seen)
+		sys_set_reg(c, o->insn->reg, o->opsize, limit ? desc_limit(&d) : d.raw >> 32 & 0x00ffff00);
+	CPU_NEXT(c, o);
+}
+
+void sys_lar(struct vcpu *c, const struct cpu_op *o)
+{
+	lar_lsl(c, o, false);
+}
+
+void sys_lsl(struct vcpu *c, const struct cpu_op *o)
+{
+	lar_lsl(c, o, true);
+}
+
+static void verify(struct vcpu *c, const struct cpu_op *o, bool write)
+{
+	struct sys_desc d;
+	uint16_t sel;
+	bool seen;
+
+	if (!get_rm16(c, o, &sel))
+		return;
+	sys_begin(c, o);
+	if (!look(c, sel, 0, &d, &seen))
+		return;
+	if (seen)
+		seen = write ? desc_is_writable(&d) : desc_is_data(&d) || desc_type(&d) & 2;
+	set_zf(c, seen);
+	CPU_NEXT(c, o);
+}
+
+void sys_verr(struct vcpu *c, const struct cpu_op *o)
+{
+	verify(c, o, false);
+}
+
+void sys_verw(struct vcpu *c, const struct cpu_op *o)
+{
+	verify(c, o, true);
+}
+
+void sys_arpl(struct vcpu *c, const struct cpu_op *o)
+{
+	uint16_t src = (uint16_t)c->gpr[o->insn->reg], dst;
+	struct cpu_ref r;
+	bool raise;
+	uint64_t la;
+
+	if (!o->insn->has_mem) {
+		dst = (uint16_t)c->gpr[o->insn->rm];
+		raise = (dst & 3) < (src & 3);
+		if (raise)
+			sys_set_reg(c, o->insn->rm, 2, (dst & ~3u) | (src & 3));
+	} else {
+		if (!cpu_la(c, o, 2, ACC_RW, &la) || !cpu_ref_get(c, o, la, 2, ACC_RW, &r) || !cpu_ref_load(c, o, &r, &dst))
+			return;
+		raise = (dst & 3) < (src & 3);
+		if (raise)
+			dst = (uint16_t)((dst & ~3u) | (src & 3));
+		cpu_ref_store(c, o, &r, &dst);
+	}
+	set_zf(c, raise);
+	CPU_NEXT(c, o);
+}
+
+/* ---- descriptor-table registers ------------------------------------------------------------------------------------------------- */
+
+static void store_table(struct vcpu *c, const struct cpu_op *o, const struct cpu_table *t)
+{
+	unsigned size = sys_mode64(c) ? 10 : 6;
+	uint8_t buf[10];
+	struct cpu_ref r;
+	uint64_t la;
+
+	if (!umip_allows(c, o) || !cpu_la(c, o, size, ACC_W, &la) || !cpu_ref_get(c, o, la, size, ACC_W, &r))
+		return;
+	__builtin_memcpy(buf, &t->limit, 2);
+	__builtin_memcpy(buf + 2, &t->base, 8);
+	cpu_ref_store(c, o, &r, buf);
+	CPU_NEXT(c, o);
+}
+
+void sys_sgdt(struct vcpu *c, const struct cpu_op *o)
+{
+	store_table(c, o, &c->gdtr);
+}
+
+void sys_sidt(struct vcpu *c, const struct cpu_op *o)
+{
+	store_table(c, o, &c->idtr);
+}
+
+static void load_table(struct vcpu *c, const struct cpu_op *o, struct cpu_table *t)
+{
+	unsigned size = sys_mode64(c) ? 10 : 6;
+	uint64_t la, base = 0;
+	uint8_t buf[10];
+	struct cpu_ref r;
+
+	if (!sys_need_cpl0(c, o) || !cpu_la(c, o, size, ACC_R, &la) || !cpu_ref_get(c, o, la, size, ACC_R, &r) ||
+	    !cpu_ref_load(c, o, &r, buf))
+		return;
+	__builtin_memcpy(&base, buf + 2, size - 2);
+	if (sys_mode64(c)) {
+		if (!cpu_canonical(c, base)) {
+			cpu_raise_error(c, o, VEC_GP, 0);
+			return;
+		}
+	} else if (o->opsize == 2) {
+		base &= 0xffffff;
+	}
+	t->base = base;
+	__builtin_memcpy(&t->limit, buf, 2);
+	CPU_NEXT(c, o);
+}
+
+void sys_lgdt(struct vcpu *c, const struct cpu_op *o)
+{
+	load_table(c, o, &c->gdtr);
+}
+
+void sys_lidt(struct vcpu *c, const struct cpu_op *o)
+{
+	load_table(c, o, &c->idtr);
+}
