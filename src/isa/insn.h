@@ -81,7 +81,7 @@ enum insn_class {
 #define IA_MXCSR	BIT(20)	/* may raise SIMD floating-point exceptions */
 #define IA_WSIZE	BIT(21)	/* operand size is 32, or 64 with W (66 is a mandatory prefix or ignored) */
 #define IA_SEXT		BIT(22)	/* imm8 sign-extended to the operand size */
-#define IA_NOREXB	BIT(23)	/* not this row if REX.B is set: NOP and PAUSE against XCHG r8 */
+#define IA_NOREXB	BIT(23)	/* not this row if REX.B is set: NOP against XCHG r8 (F3 41 90 is PAUSE all the same) */
 #define IA_MAX4		BIT(24)	/* operand size is at most 4: REX.W is ignored (port I/O) */
 #define IA_IMM64	BIT(25)	/* the immediate has the full operand size, also 8 bytes */
 #define IA_REGONLY	BIT(26)	/* ModRM.mod is ignored: always a register, never SIB or displacement (MOV to and from CR, DR) */
