@@ -7,15 +7,21 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <guestward/guestward.h>
 
 #include "acpi.h"
+#include "cmos.h"
 #include "console.h"
 #include "exit_codes.h"
+#include "initrd.h"
 #include "machine.h"
 #include "power.h"
 #include "serial.h"
+#include "stats.h"
+#include "virtio_blk.h"
+#include "virtio_rng.h"
 
 #define INITRD_MAX	(1024ull << 20)
 #define DEFAULT_CMDLINE	"console=ttyS0 panic=-1"
@@ -27,6 +33,9 @@ static struct boot {
 	struct console console;
 	struct serial serial;
 	struct power power;
+	struct cmos cmos;
+	struct virtio virtio[DISKS_MAX + 1];
+	unsigned n_virtio;
 	struct loader loader;
 	char cmdline[4096];
 	struct timespec started;
@@ -56,15 +65,44 @@ static int prepare_library(const struct boot_options *o, struct err *err)
 	return 0;
 }
 
+/* Slot i of the virtio devices: its registers and its line. */
+static int add_virtio(struct boot *b, unsigned i, struct err *err)
+{
+	if (bus_add(&b->machine.memory, ADDR_VIRTIO + i * VIRTIO_STRIDE, VIRTIO_STRIDE, &virtio_mmio_ops, &b->virtio[i]) < 0)
+		return err_set(err, "no room for a virtio device");
+	b->n_virtio = i + 1;
+	return 0;
+}
+
+static int add_virtio_devices(struct boot *b, struct err *err)
+{
+	struct machine *m = &b->machine;
+	struct irq_line irq;
+	unsigned i;
+
+	for (i = 0; i < b->options.n_disks; i++) {
+		irq = machine_irq_line(m, virtio_gsi(i));
+		if (virtio_blk_init(&b->virtio[i], b->options.disks[i], &m->ram, &irq, err) < 0 || add_virtio(b, i, err) < 0)
+			return -1;
+	}
+	irq = machine_irq_line(m, virtio_gsi(i));
+	virtio_rng_init(&b->virtio[i], &m->ram, &irq);
+	return add_virtio(b, i, err);
+}
+
 static int add_devices(struct boot *b, struct err *err)
 {
 	struct machine *m = &b->machine;
 	struct irq_line irq = machine_irq_line(m, SERIAL_COM1_IRQ);
 
 	serial_init(&b->serial, &irq, console_send, &b->console);
-	if (bus_add(&m->ports, SERIAL_COM1_PORT, 8, &serial_ops, &b->serial) < 0)
+	cmos_init(&b->cmos);
+	if (bus_add(&m->ports, SERIAL_COM1_PORT, 8, &serial_ops, &b->serial) < 0 ||
+	    bus_add(&m->ports, CMOS_PORT, 2, &cmos_ops, &b->cmos) < 0)
 		return err_set(err, "no room for the serial port");
-	return power_init(&b->power, m, err);
+	if (power_init(&b->power, m, err) < 0)
+		return -1;
+	return add_virtio_devices(b, err);
 }
 
 static int load_kernel(struct boot *b, struct err *err)
@@ -80,42 +118,59 @@ static int load_kernel(struct boot *b, struct err *err)
 	return ret;
 }
 
+static int get_initrd(const struct boot_options *o, struct blob *initrd, struct err *err)
+{
+	struct initrd_plan plan = {
+		.busybox = o->busybox,
+		.modules = o->modules,
+		.disks = o->n_disks != 0,
+		.files = o->files,
+		.n_files = o->n_files,
+		.command = o->command,
+		.plain = !isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO),
+	};
+
+	if (o->initrd)
+		return blob_read(initrd, o->initrd, INITRD_MAX, "initrd", err);
+	return initrd_build(initrd, &plan, err);
+}
+
 static int load_initrd(struct boot *b, struct err *err)
 {
 	struct blob initrd;
 	int ret;
 
-	if (!b->options.initrd)
-		return 0;
-	if (blob_read(&initrd, b->options.initrd, INITRD_MAX, "initrd", err) < 0)
+	if (get_initrd(&b->options, &initrd, err) < 0)
 		return -1;
 	ret = loader_place_initrd(&b->loader, &initrd, err);
 	blob_free(&initrd);
 	return ret;
 }
 
-static int load_all(struct boot *b, struct err *err)
+static int make_cmdline(struct boot *b, struct err *err)
 {
 	const struct boot_options *o = &b->options;
-	struct acpi_machine acpi;
-	char *cmdline = b->cmdline;
 	const size_t size = sizeof(b->cmdline);
 	int n;
 
-	b->loader = (struct loader){ .ram = &b->machine.ram, .kernel = &b->machine.kernel };
-	if (load_kernel(b, err) < 0 || load_initrd(b, err) < 0)
-		return -1;
 	if (o->cmdline)
-		n = snprintf(cmdline, size, "%s", o->cmdline);
-	else
-		n = snprintf(cmdline, size, "%s%s%s", DEFAULT_CMDLINE, o->append ? " " : "", o->append ? o->append : "");
-	if (n < 0 || (size_t)n >= size)
-		return err_set(err, "the command line is longer than %zu bytes", size - 1);
-	acpi = (struct acpi_machine){ .cpus = b->machine.n_vcpus };
+		n = snprintf(b->cmdline, size, "%s", o->cmdline);
+	else	/* With a command its output is what counts: the kernel then only shows what went wrong. */
+		n = snprintf(b->cmdline, size, "%s%s%s%s", DEFAULT_CMDLINE, o->command && !o->verbose ? " quiet" : "",
+			     o->append ? " " : "", o->append ? o->append : "");
+	return n < 0 || (size_t)n >= size ? err_set(err, "the command line is longer than %zu bytes", size - 1) : 0;
+}
+
+static int load_all(struct boot *b, struct err *err)
+{
+	struct acpi_machine acpi = { .cpus = b->options.cpus, .n_virtio = b->n_virtio };
+
+	b->loader = (struct loader){ .ram = &b->machine.ram, .kernel = &b->machine.kernel, .rsdp = ADDR_ACPI };
+	if (load_kernel(b, err) < 0 || load_initrd(b, err) < 0 || make_cmdline(b, err) < 0)
+		return -1;
 	if (acpi_write(&b->machine.ram, &acpi, err) < 0)
 		return -1;
-	b->loader.rsdp = ADDR_ACPI;
-	return loader_write(&b->loader, cmdline, err);
+	return loader_write(&b->loader, b->cmdline, err);
 }
 
 static double seconds_since(const struct timespec *start)
@@ -169,16 +224,23 @@ static int start(struct boot *b, struct err *err)
 	machine_init_signals();
 	if (console_open(&b->console, m, err) < 0 || prepare_library(o, err) < 0)
 		return -1;
-	if (machine_create(m, o->backend, o->memory, o->cpus, err) < 0)
+	if (machine_create(m, o->backend, o->memory, err) < 0)
 		return -1;
 	m->verbose = o->verbose;
-	if (add_devices(b, err) < 0 || load_all(b, err) < 0)
+	if (add_devices(b, err) < 0 || load_all(b, err) < 0 || machine_open(m, o->cpus, err) < 0)
 		return -1;
 	if (o->verbose)
 		fprintf(stderr, "guestward: entering the kernel at 0x%llx by %s after %.2f s\n",
 			(unsigned long long)m->kernel.entry, m->kernel.protocol == PROTOCOL_PVH ? "pvh" : "linux64",
 			seconds_since(&b->started));
 	return machine_start(m, err);
+}
+
+static void close_all(struct boot *b)
+{
+	machine_destroy(&b->machine);
+	while (b->n_virtio)
+		virtio_destroy(&b->virtio[--b->n_virtio]);
 }
 
 int boot_main(int argc, char **argv)
@@ -188,9 +250,10 @@ int boot_main(int argc, char **argv)
 	int status;
 
 	boot_parse(&b->options, argc, argv);
+	b->machine = (struct machine){ .system_fd = -1, .vm_fd = -1, .stop_fd = -1 };
 	if (start(b, &err) < 0) {
 		console_close(&b->console);
-		machine_destroy(&b->machine);
+		close_all(b);
 		fprintf(stderr, "guestward: %s\n", err.text);
 		return STATUS_FAILED;
 	}
@@ -198,6 +261,8 @@ int boot_main(int argc, char **argv)
 	machine_join(&b->machine);
 	console_close(&b->console);
 	status = finish(b);
-	machine_destroy(&b->machine);
+	if (b->options.stats)
+		stats_print(stderr, &b->machine, seconds_since(&b->started));
+	close_all(b);
 	return status;
 }

@@ -59,10 +59,8 @@ static int create_vm(struct machine *m, struct err *err)
 	return 0;
 }
 
-static int add_memory(struct machine *m, uint64_t size, struct err *err)
+static int add_memory(struct machine *m, struct err *err)
 {
-	if (ram_create(&m->ram, size, err) < 0)
-		return -1;
 	if (set_region(m, 0, 0, m->ram.low, m->ram.host, err) < 0)
 		return -1;
 	if (m->ram.size > m->ram.low)
@@ -70,19 +68,24 @@ static int add_memory(struct machine *m, uint64_t size, struct err *err)
 	return 0;
 }
 
-int machine_create(struct machine *m, const struct backend *backend, uint64_t memory, unsigned cpus, struct err *err)
+int machine_create(struct machine *m, const struct backend *backend, uint64_t memory, struct err *err)
 {
-	long ret;
-	unsigned i;
-
 	*m = (struct machine){ .backend = backend, .system_fd = -1, .vm_fd = -1, .stop_fd = -1 };
 	pthread_mutex_init(&m->stop_lock, NULL);
 	m->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (m->stop_fd < 0)
 		return err_set(err, "cannot create an eventfd: %s", strerror(errno));
-	if (create_vm(m, err) < 0 || add_memory(m, memory, err) < 0)
+	return ram_create(&m->ram, memory, err);
+}
+
+int machine_open(struct machine *m, unsigned cpus, struct err *err)
+{
+	long ret;
+	unsigned i;
+
+	if (create_vm(m, err) < 0 || add_memory(m, err) < 0)
 		return -1;
-	ret = backend->ioctl(m->system_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
+	ret = m->backend->ioctl(m->system_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
 	if (ret < (long)sizeof(struct kvm_run))
 		return err_set(err, "KVM_GET_VCPU_MMAP_SIZE gave %ld", ret);
 	m->run_size = (size_t)ret;

@@ -4,8 +4,8 @@
  * and reset block, a clock, virtio devices, and its vCPU threads. An ordinary KVM client: all it knows of the VM goes
  * through struct backend.
  *
- * Life: machine_create; devices and kernel are added; machine_start; machine_wait until somebody called machine_stop (a
- * vCPU, a device, the console); machine_destroy. machine_stop may be called from any thread, the first call counts.
+ * Life: machine_create; devices and kernel are added; machine_open; machine_start; the main thread runs the console until
+ * somebody called machine_stop (a vCPU, a device, the console); machine_join; machine_destroy. machine_stop may be called from any thread, the first call counts.
  */
 #ifndef TOOL_MACHINE_H
 #define TOOL_MACHINE_H
@@ -68,7 +68,11 @@ struct machine {
 	pthread_mutex_t stop_lock;
 };
 
-int machine_create(struct machine *m, const struct backend *backend, uint64_t memory, unsigned cpus, struct err *err);
+/* Only memory yet, so that a bad kernel is told before an engine is opened. On failure call machine_destroy, too. */
+int machine_create(struct machine *m, const struct backend *backend, uint64_t memory, struct err *err);
+
+/* Opens the engine: the VM, its memory slots and @cpus vCPUs. */
+int machine_open(struct machine *m, unsigned cpus, struct err *err);
 void machine_destroy(struct machine *m);
 
 /* The line of a device: goes to the PIC and the IOAPIC through KVM's default routing. */

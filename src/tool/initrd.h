@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The initrd that `guestward boot` builds when none is given: a static busybox, the kernel's own virtio modules, an /init
+ * script, and either a command to run or a short tour of the machine. Everything is made here, in memory.
+ */
+#ifndef TOOL_INITRD_H
+#define TOOL_INITRD_H
+
+#include <stdbool.h>
+
+#include "blob.h"
+
+struct initrd_plan {
+	const char *busybox;		/* host path of a static busybox */
+	const char *modules;		/* lib/modules/VERSION on the host, or NULL */
+	bool disks;			/* modules for disks and ext4 too */
+	const char *const *files;	/* HOST[:GUEST] */
+	unsigned n_files;
+	char *const *command;		/* NULL-terminated; NULL: the tour */
+	bool plain;			/* no echo, no CR before LF: input or output is not a terminal */
+};
+
+int initrd_build(struct blob *out, const struct initrd_plan *plan, struct err *err);
+
+/* Appends the arguments, quoted for sh. -1: out of memory. For tests. */
+int shell_quote(struct blob *out, char *const *arguments);
+
+#endif
