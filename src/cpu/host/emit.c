@@ -21,6 +21,13 @@ static void b1(struct code *e, unsigned v)
 	*e->p++ = (uint8_t)v;
 }
 
+/* Two bytes at once, in the order they are read. */
+static void b2(struct code *e, unsigned first, unsigned second)
+{
+	b1(e, first);
+	b1(e, second);
+}
+
 static void b4(struct code *e, uint32_t v)
 {
 	memcpy(e->p, &v, 4);
@@ -76,6 +83,9 @@ static struct form form_of(const struct insn *in)
 	if (in->imm_off) {
 		f.has_imm = true;
 		f.imm = in->bytes[in->imm_off];
+		/* The fourth register in imm8[7:4] has three bits outside 64-bit mode. */
+		if (row->opnd[3] == OE_VIS4 && in->mode != INSN_MODE_64)
+			f.imm &= 0x7f;
 	}
 	return f;
 }
@@ -297,21 +307,25 @@ static void store_vectors(struct code *e, uint32_t set, bool vex, bool wide)
 /* The guest's arithmetic flags: AH and bit 0 of AL, from and to vcpu.cc. */
 static void load_flags(struct code *e)
 {
-	b1(e, 0x0f), b1(e, 0xb7), at_vcpu(e, RAX, OFF_CC);	/* movzx eax, word [cc] */
-	b1(e, 0x04), b1(e, 0x7f);				/* add al, 127: OF = bit 0 */
-	b1(e, 0x9e);						/* sahf */
+	b2(e, 0x0f, 0xb7);	/* movzx eax, word [cc] */
+	at_vcpu(e, RAX, OFF_CC);
+	b2(e, 0x04, 0x7f);	/* add al, 127: OF = bit 0 */
+	b1(e, 0x9e);		/* sahf */
 }
 
 static void store_flags(struct code *e)
 {
-	b1(e, 0x9f);						/* lahf */
-	b1(e, 0x0f), b1(e, 0x90), b1(e, 0xc0);			/* seto al */
-	b1(e, 0x66), b1(e, 0x89), at_vcpu(e, RAX, OFF_CC);
+	b1(e, 0x9f);		/* lahf */
+	b2(e, 0x0f, 0x90);	/* seto al */
+	b1(e, 0xc0);
+	b2(e, 0x66, 0x89);
+	at_vcpu(e, RAX, OFF_CC);
 }
 
 static void vzeroupper(struct code *e)
 {
-	b1(e, 0xc5), b1(e, 0xf8), b1(e, 0x77);
+	b2(e, 0xc5, 0xf8);
+	b1(e, 0x77);
 }
 
 unsigned host_emit(uint64_t key, uint8_t buf[HOST_STUB_MAX])
@@ -346,7 +360,7 @@ unsigned host_emit(uint64_t key, uint8_t buf[HOST_STUB_MAX])
 		mov_gpr(&e, RCX, RCX, true);
 	if (f.row->attr & IA_FLAGS_W)
 		store_flags(&e);
-	b1(&e, 0x31), b1(&e, 0xc0);		/* xor eax, eax */
+	b2(&e, 0x31, 0xc0);	/* xor eax, eax */
 	store_vectors(&e, x.store, vex, f.l);
 	if (f.l)
 		vzeroupper(&e);
