@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "bytes.h"
 #include "unpack.h"
@@ -37,7 +38,7 @@ static bool name_of_file(const char *file, char name[NAME_SIZE])
 static char *find_file(const char *directory, const char *name, int *error)
 {
 	char *const roots[] = { (char *)(uintptr_t)directory, NULL };
-	FTS *fts = fts_open(roots, FTS_PHYSICAL | FTS_NOCHDIR, NULL);
+	FTS *fts = fts_open(roots, FTS_PHYSICAL | FTS_COMFOLLOW | FTS_NOCHDIR, NULL);
 	char *path = NULL, found[NAME_SIZE];
 	FTSENT *entry;
 
@@ -196,6 +197,12 @@ static int collect(struct modules *modules, const char *directory, const char *n
 
 int modules_collect(struct modules *modules, const char *directory, const char *const *wanted, struct err *err)
 {
+	struct stat st;
+
+	if (stat(directory, &st) < 0)
+		return err_set(err, "modules directory '%s': %s", directory, strerror(errno));
+	if (!S_ISDIR(st.st_mode))
+		return err_set(err, "'%s' is not a modules directory (lib/modules/VERSION)", directory);
 	for (; *wanted; wanted++)
 		if (collect(modules, directory, *wanted, 0, err) < 0)
 			return -1;

@@ -280,7 +280,8 @@ static void *vcpu_main(void *arg)
 			machine_stop(m, STOP_HOST_ERROR, 0, "KVM_RUN for CPU %u failed: %s", v->id, strerror((int)-ret));
 		}
 	}
-	if (m->verbose && v->id == 0 && !m->report[0])
+	/* A guest that had to be stopped may be stuck: show where. */
+	if (m->verbose && v->id == 0 && (atomic_load(&m->stopped) == STOP_SIGNAL || atomic_load(&m->stopped) == STOP_QUIT))
 		keep_state(v);
 	atomic_store(&v->done, true);
 	return NULL;

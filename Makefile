@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: MIT
+# Thin: meson and ninja build, scripts do the rest. `make run` and `make test` need nothing but Debian's packages.
+
+BUILD ?= build
+KERNEL_PACKAGE ?= linux-image-cloud-amd64
+CACHE ?= cache
+
+GUESTWARD = $(BUILD)/src/tool/guestward
+
+.PHONY: all run test bench presubmit clean
+
+all: $(BUILD)/build.ninja
+	ninja -C $(BUILD)
+
+$(BUILD)/build.ninja:
+	tools/install-deps
+	meson setup $(BUILD)
+
+# Boots Debian's own kernel to a shell script that shows the machine and powers it off. Options: make run ARGS='--cpus=2'
+run: all
+	tools/fetch-kernel $(KERNEL_PACKAGE)
+	$(GUESTWARD) boot --kernel=$(CACHE)/$(KERNEL_PACKAGE)/kernel --modules=$(CACHE)/$(KERNEL_PACKAGE)/modules $(ARGS)
+
+# The tests that boot a kernel want it there; without a network they are skipped, and say so.
+test: all
+	-tools/fetch-kernel $(KERNEL_PACKAGE)
+	meson test -C $(BUILD) --print-errorlogs
+
+bench: all
+	bench/run
+
+presubmit:
+	tools/presubmit
+
+clean:
+	rm -rf $(BUILD)
