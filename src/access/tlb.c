@@ -351,14 +351,15 @@ bool acc_tlb_lookup(struct acc_request *rq, struct acc_result *out)
 	rq->user_translation = (e->hva & L2_USER) != 0;
 	rq->private_bit = (e->gpa & L2_PRIVATE) != 0;
 	rq->page_shift = e->gpa & L2_SHIFT_MASK;
-	if ((rights & ACC_W) && !may_cache_write(cpu, hva))
+	if ((rights & ACC_W) && ((rq->rights & ACC_X) || !may_cache_write(cpu, hva)))
 		rights &= ~ACC_W;
 	out->hva = (uint8_t *)(uintptr_t)(hva | (rq->gva.v & GW_PAGE_MASK));
 	out->silent = (uint8_t)rights;
 	out->guard = ACC_NO_GUARD;
 	out->subst = 0;
 	out->data_len = 0;
-	if (rights & ACC_R) {
+	/* A fetch says nothing about data accesses: it shall not push their entries out. */
+	if ((rights & ACC_R) && !(rq->rights & ACC_X)) {
 		cold = (e->gpa & ~GW_PAGE_MASK) | (e->key & L2_GLOBAL ? COLD_GLOBAL : 0) | (e->hva & L2_KEYED ? COLD_KEYED : 0);
 		l1_fill(cpu, mode, page, hva, cold, rights);
 	}
@@ -399,7 +400,7 @@ void acc_tlb_remember(const struct acc_request *rq, const struct acc_walk *w, st
 		if (!mem_dirty_test(s->dirty, gpa_gfn(rq->gpa).v - s->first.v))
 			l1 &= ~ACC_W;
 	}
-	if ((l1 & ACC_W) && !may_cache_write(cpu, hva_page))
+	if ((l1 & ACC_W) && ((rq->rights & ACC_X) || !may_cache_write(cpu, hva_page)))
 		l1 &= ~ACC_W;
 	out->silent = (uint8_t)l1;
 	if (rq->page_shift > GW_PAGE_SHIFT)
@@ -415,7 +416,7 @@ void acc_tlb_remember(const struct acc_request *rq, const struct acc_walk *w, st
 		e->hva = hva_page | flags | (w->user ? L2_USER : 0) | l2;
 		e->gpa = gpa_page | (rq->private_bit ? L2_PRIVATE : 0) | rq->page_shift;
 	}
-	if (l1 & ACC_R)
+	if ((l1 & ACC_R) && !(rq->rights & ACC_X))
 		l1_fill(cpu, mode, gva_page, hva_page, gpa_page | (w->global ? COLD_GLOBAL : 0) | (w->pkey ? COLD_KEYED : 0), l1);
 }
 
