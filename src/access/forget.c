@@ -150,8 +150,11 @@ static void forget_locked(struct acc_vm *vm, struct acc_cpu *self, const struct 
 	}
 	if (was_running)
 		park(self);
+	/* The mutant shows that tests/shape notices when this is missing. */
+#ifndef ACC_MUTANT_NO_WAIT
 	while (anyone_runs(vm, self, ticket, wish->writers))
 		wait_changed(vm);
+#endif
 	if (was_running)
 		resume(self);
 }

@@ -35,6 +35,12 @@ static const struct acc_tlb *template(void)
 	return &empty;
 }
 
+/* When the list of used slots is full it no longer says which. */
+static inline unsigned used_slot(const struct acc_cold *c, unsigned j)
+{
+	return c->n_used == ACC_TLB_SIZE ? j : c->used[j];
+}
+
 static void set_empty(struct acc_tlb_entry *e, unsigned i)
 {
 	e->tag = empty_tag(i);
@@ -126,14 +132,11 @@ static void l1_clear_local(struct acc_cpu *cpu)
 		struct acc_cold *c = &cpu->priv->cold[m];
 		unsigned n = 0;
 
-		if (c->n_used == ACC_TLB_SIZE) {
-			for (unsigned i = 0; i < ACC_TLB_SIZE; i++)
-				if (filter_slot(&cpu->tlb[m], c, i, COLD_GLOBAL))
-					c->used[n++] = (uint16_t)i;
-		} else {
-			for (unsigned j = 0; j < c->n_used; j++)
-				if (filter_slot(&cpu->tlb[m], c, c->used[j], COLD_GLOBAL))
-					c->used[n++] = c->used[j];
+		for (unsigned j = 0; j < c->n_used; j++) {
+			unsigned i = used_slot(c, j);
+
+			if (filter_slot(&cpu->tlb[m], c, i, COLD_GLOBAL))
+				c->used[n++] = (uint16_t)i;	/* n <= j */
 		}
 		c->n_used = n;
 	}
@@ -554,7 +557,9 @@ static void l1_drop_frames(struct acc_cpu *cpu, uint64_t first, uint64_t last, b
 	for (unsigned m = 0; m < ACC_N_MODES; m++) {
 		struct acc_cold *c = &cpu->priv->cold[m];
 
-		for (unsigned i = 0; i < ACC_TLB_SIZE; i++) {
+		for (unsigned j = 0; j < c->n_used; j++) {
+			unsigned i = used_slot(c, j);
+
 			if (r && in_frames(c->r[i], first, last))
 				set_empty(&cpu->tlb[m].r[i], i);
 			if (w && in_frames(c->w[i], first, last))
@@ -589,10 +594,14 @@ void acc_tlb_drop_writable(struct acc_cpu *cpu, uintptr_t hva_page)
 {
 	for (unsigned m = 0; m < ACC_N_MODES; m++) {
 		struct acc_tlb_entry *w = cpu->tlb[m].w;
+		const struct acc_cold *c = &cpu->priv->cold[m];
 
-		for (unsigned i = 0; i < ACC_TLB_SIZE; i++)
+		for (unsigned j = 0; j < c->n_used; j++) {
+			unsigned i = used_slot(c, j);
+
 			if (!hva_page || w[i].tag + w[i].addend == hva_page)
 				set_empty(&w[i], i);
+		}
 	}
 }
 
