@@ -49,6 +49,12 @@ void cpu_io_answer(struct vcpu *c, const uint8_t *data)
 		return;
 	io->wanted = false;
 	io->replay = true;
+	if (io->want.pio && io->want_count > 1) {	/* INS reads ahead: @data holds all elements */
+		io->bulk_len = io->want_count * io->want.len;
+		io->bulk_pos = 0;
+		__builtin_memcpy(io->bulk, data, io->bulk_len);
+		return;
+	}
 	if (io->n_done == CPU_IO_MAX)
 		return;
 	p = &io->done[io->n_done++];

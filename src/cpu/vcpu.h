@@ -199,6 +199,7 @@ struct vcpu {
 	uint8_t shadow;			/* CPU_SHADOW_*: interrupts held off for one instruction */
 	bool halted;
 	bool intr_blocked;		/* something waits for IF or for the shadow to pass */
+	uint32_t debug_hits;		/* breakpoints met and debug traps held back: cpu/sys/dr.c */
 
 	struct cpu_seg seg[N_SEGS];
 	struct cpu_table gdtr, idtr;

@@ -21,6 +21,7 @@ static void entered(struct vcpu *c, uint64_t rip, uint32_t clear)
 	c->rip = rip;
 	c->shadow = 0;
 	c->halted = false;
+	sys_debug_no_step(c);
 	cpu_state_changed(c);
 }
 

@@ -150,22 +150,24 @@ static bool smap_flag_allowed(struct vcpu *c, const struct cpu_op *o)
 	return false;
 }
 
-static void set_ac(struct vcpu *c, const struct cpu_op *o, bool ac)
+static bool set_ac(struct vcpu *c, const struct cpu_op *o, bool ac)
 {
 	if (!smap_flag_allowed(c, o))
-		return;
+		return false;
 	c->eflags = ac ? c->eflags | FLAG_AC : c->eflags & ~FLAG_AC;
 	c->acc.ac = ac;
 	acc_mode_changed(&c->acc);
-	CPU_NEXT(c, o);
+	return true;
 }
 
 void sys_clac(struct vcpu *c, const struct cpu_op *o)
 {
-	set_ac(c, o, false);
+	if (set_ac(c, o, false))
+		CPU_NEXT(c, o);
 }
 
 void sys_stac(struct vcpu *c, const struct cpu_op *o)
 {
-	set_ac(c, o, true);
+	if (set_ac(c, o, true))
+		CPU_NEXT(c, o);
 }

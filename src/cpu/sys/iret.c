@@ -21,7 +21,9 @@ static uint32_t iret_mask(const struct vcpu *c, unsigned opsize)
 
 static void take_flags(struct vcpu *c, uint32_t v, uint32_t mask)
 {
-	/* RF ends with the instruction whatever the image's width. */
+	/* RF ends with the instruction whatever the image's width; with nothing armed there is nothing it could suppress. */
+	if (!cpu_debug_armed(c))
+		mask &= ~FLAG_RF;
 	cpu_set_eflags(c, (cpu_eflags(c) & ~(mask | FLAG_RF)) | (v & mask));
 }
 

@@ -69,29 +69,31 @@ bool sys_seg_load(struct vcpu *c, unsigned seg, uint16_t sel)
 
 /* ---- MOV, POP, PUSH, far pointers -------------------------------------------------------------------------------------------- */
 
-static void loaded(struct vcpu *c, const struct cpu_op *o, unsigned seg)
+static void loaded(struct vcpu *c, unsigned seg)
 {
 	if (seg == SEG_SS)
 		c->shadow = CPU_SHADOW_MOVSS;
-	CPU_NEXT(c, o);
 }
 
-static void mov_to_seg(struct vcpu *c, const struct cpu_op *o, uint16_t sel)
+static bool mov_to_seg(struct vcpu *c, const struct cpu_op *o, uint16_t sel)
 {
 	unsigned seg = o->insn->reg & 7;
 
 	if (seg == SEG_CS || seg > SEG_GS) {
 		cpu_raise(c, o, VEC_UD);
-		return;
+		return false;
 	}
 	sys_begin(c, o);
-	if (sys_seg_load(c, seg, sel))
-		loaded(c, o, seg);
+	if (!sys_seg_load(c, seg, sel))
+		return false;
+	loaded(c, seg);
+	return true;
 }
 
 void sys_mov_to_seg_reg(struct vcpu *c, const struct cpu_op *o)
 {
-	mov_to_seg(c, o, (uint16_t)c->gpr[o->insn->rm]);
+	if (mov_to_seg(c, o, (uint16_t)c->gpr[o->insn->rm]))
+		CPU_NEXT(c, o);
 }
 
 void sys_mov_to_seg_mem(struct vcpu *c, const struct cpu_op *o)
@@ -99,8 +101,8 @@ void sys_mov_to_seg_mem(struct vcpu *c, const struct cpu_op *o)
 	uint64_t la;
 	uint16_t sel;
 
-	if (cpu_la(c, o, 2, ACC_R, &la) && cpu_ld16(c, o, la, &sel))
-		mov_to_seg(c, o, sel);
+	if (cpu_la(c, o, 2, ACC_R, &la) && cpu_ld16(c, o, la, &sel) && mov_to_seg(c, o, sel))
+		CPU_NEXT(c, o);
 }
 
 void sys_mov_from_seg_reg(struct vcpu *c, const struct cpu_op *o)
@@ -139,7 +141,8 @@ void sys_pop_seg(struct vcpu *c, const struct cpu_op *o)
 	if (!sys_stack_read(c, o, 0, 2, 1, &v) || !sys_seg_load(c, seg, (uint16_t)v))
 		return;
 	sys_set_sp(c, mask, sp + o->opsize);
-	loaded(c, o, seg);
+	loaded(c, seg);
+	CPU_NEXT(c, o);
 }
 
 void sys_push_seg(struct vcpu *c, const struct cpu_op *o)
@@ -170,33 +173,28 @@ static unsigned far_ptr_seg(const struct cpu_op *o)
 	}
 }
 
-static bool load_offset(struct vcpu *c, const struct cpu_op *o, uint64_t la, uint64_t *off)
+bool sys_far_pointer(struct vcpu *c, const struct cpu_op *o, uint16_t *sel, uint64_t *off)
 {
-	uint32_t d;
-	uint16_t w;
+	unsigned len = o->opsize + 2u;
+	uint8_t buf[10];
+	struct cpu_ref r;
+	uint64_t la;
 
-	if (o->opsize == 8)
-		return cpu_ld64(c, o, la, off);
-	if (o->opsize == 4) {
-		if (!cpu_ld32(c, o, la, &d))
-			return false;
-		*off = d;
-		return true;
-	}
-	if (!cpu_ld16(c, o, la, &w))
+	if (!cpu_la(c, o, len, ACC_R, &la) || !cpu_ref_get(c, o, la, len, ACC_R, &r) || !cpu_ref_load(c, o, &r, buf))
 		return false;
-	*off = w;
+	*off = 0;
+	__builtin_memcpy(off, buf, o->opsize);
+	__builtin_memcpy(sel, buf + o->opsize, 2);
 	return true;
 }
 
 void sys_load_far_ptr(struct vcpu *c, const struct cpu_op *o)
 {
-	uint64_t la, off;
+	uint64_t off;
 	uint16_t sel;
 
 	sys_begin(c, o);
-	if (!cpu_la(c, o, o->opsize + 2u, ACC_R, &la) || !load_offset(c, o, la, &off) ||
-	    !cpu_ld16(c, o, sys_linear(c, la + o->opsize), &sel) || !sys_seg_load(c, far_ptr_seg(o), sel))
+	if (!sys_far_pointer(c, o, &sel, &off) || !sys_seg_load(c, far_ptr_seg(o), sel))
 		return;
 	sys_set_reg(c, o->insn->reg, o->opsize, off);
 	CPU_NEXT(c, o);
@@ -373,7 +371,7 @@ static bool look(struct vcpu *c, uint16_t sel, unsigned types, struct sys_desc *
 	return true;
 }
 
-static void lar_lsl(struct vcpu *c, const struct cpu_op *o, bool limit)
+static bool lar_lsl(struct vcpu *c, const struct cpu_op *o, bool limit)
 {
 	unsigned types = limit ? (sys_long(c) ? LSL_LONG : LSL_LEGACY) : (sys_long(c) ? LAR_LONG : LAR_LEGACY);
 	struct sys_desc d;
@@ -381,51 +379,55 @@ static void lar_lsl(struct vcpu *c, const struct cpu_op *o, bool limit)
 	bool seen;
 
 	if (!get_rm16(c, o, &sel))
-		return;
+		return false;
 	sys_begin(c, o);
 	if (!look(c, sel, types, &d, &seen))
-		return;
+		return false;
 	set_zf(c, seen);
 	if (seen)
 		sys_set_reg(c, o->insn->reg, o->opsize, limit ? desc_limit(&d) : d.raw >> 32 & 0x00ffff00);
-	CPU_NEXT(c, o);
+	return true;
 }
 
 void sys_lar(struct vcpu *c, const struct cpu_op *o)
 {
-	lar_lsl(c, o, false);
+	if (lar_lsl(c, o, false))
+		CPU_NEXT(c, o);
 }
 
 void sys_lsl(struct vcpu *c, const struct cpu_op *o)
 {
-	lar_lsl(c, o, true);
+	if (lar_lsl(c, o, true))
+		CPU_NEXT(c, o);
 }
 
-static void verify(struct vcpu *c, const struct cpu_op *o, bool write)
+static bool verify(struct vcpu *c, const struct cpu_op *o, bool write)
 {
 	struct sys_desc d;
 	uint16_t sel;
 	bool seen;
 
 	if (!get_rm16(c, o, &sel))
-		return;
+		return false;
 	sys_begin(c, o);
 	if (!look(c, sel, 0, &d, &seen))
-		return;
+		return false;
 	if (seen)
 		seen = write ? desc_is_writable(&d) : desc_is_data(&d) || desc_type(&d) & 2;
 	set_zf(c, seen);
-	CPU_NEXT(c, o);
+	return true;
 }
 
 void sys_verr(struct vcpu *c, const struct cpu_op *o)
 {
-	verify(c, o, false);
+	if (verify(c, o, false))
+		CPU_NEXT(c, o);
 }
 
 void sys_verw(struct vcpu *c, const struct cpu_op *o)
 {
-	verify(c, o, true);
+	if (verify(c, o, true))
+		CPU_NEXT(c, o);
 }
 
 void sys_arpl(struct vcpu *c, const struct cpu_op *o)
@@ -454,7 +456,7 @@ void sys_arpl(struct vcpu *c, const struct cpu_op *o)
 
 /* ---- descriptor-table registers ------------------------------------------------------------------------------------------------- */
 
-static void store_table(struct vcpu *c, const struct cpu_op *o, const struct cpu_table *t)
+static bool store_table(struct vcpu *c, const struct cpu_op *o, const struct cpu_table *t)
 {
 	unsigned size = sys_mode64(c) ? 10 : 6;
 	uint8_t buf[10];
@@ -462,24 +464,26 @@ static void store_table(struct vcpu *c, const struct cpu_op *o, const struct cpu
 	uint64_t la;
 
 	if (!umip_allows(c, o) || !cpu_la(c, o, size, ACC_W, &la) || !cpu_ref_get(c, o, la, size, ACC_W, &r))
-		return;
+		return false;
 	__builtin_memcpy(buf, &t->limit, 2);
 	__builtin_memcpy(buf + 2, &t->base, 8);
 	cpu_ref_store(c, o, &r, buf);
-	CPU_NEXT(c, o);
+	return true;
 }
 
 void sys_sgdt(struct vcpu *c, const struct cpu_op *o)
 {
-	store_table(c, o, &c->gdtr);
+	if (store_table(c, o, &c->gdtr))
+		CPU_NEXT(c, o);
 }
 
 void sys_sidt(struct vcpu *c, const struct cpu_op *o)
 {
-	store_table(c, o, &c->idtr);
+	if (store_table(c, o, &c->idtr))
+		CPU_NEXT(c, o);
 }
 
-static void load_table(struct vcpu *c, const struct cpu_op *o, struct cpu_table *t)
+static bool load_table(struct vcpu *c, const struct cpu_op *o, struct cpu_table *t)
 {
 	unsigned size = sys_mode64(c) ? 10 : 6;
 	uint64_t la, base = 0;
@@ -488,27 +492,29 @@ static void load_table(struct vcpu *c, const struct cpu_op *o, struct cpu_table 
 
 	if (!sys_need_cpl0(c, o) || !cpu_la(c, o, size, ACC_R, &la) || !cpu_ref_get(c, o, la, size, ACC_R, &r) ||
 	    !cpu_ref_load(c, o, &r, buf))
-		return;
+		return false;
 	__builtin_memcpy(&base, buf + 2, size - 2);
 	if (sys_mode64(c)) {
 		if (!cpu_canonical(c, base)) {
 			cpu_raise_error(c, o, VEC_GP, 0);
-			return;
+			return false;
 		}
 	} else if (o->opsize == 2) {
 		base &= 0xffffff;
 	}
 	t->base = base;
 	__builtin_memcpy(&t->limit, buf, 2);
-	CPU_NEXT(c, o);
+	return true;
 }
 
 void sys_lgdt(struct vcpu *c, const struct cpu_op *o)
 {
-	load_table(c, o, &c->gdtr);
+	if (load_table(c, o, &c->gdtr))
+		CPU_NEXT(c, o);
 }
 
 void sys_lidt(struct vcpu *c, const struct cpu_op *o)
 {
-	load_table(c, o, &c->idtr);
+	if (load_table(c, o, &c->idtr))
+		CPU_NEXT(c, o);
 }

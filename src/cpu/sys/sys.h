@@ -46,17 +46,25 @@ bool cpu_canonical(const struct vcpu *c, uint64_t a);
 
 /* ---- Debug registers: called by the run loop and the memory slow path -------------------------------------------------- */
 
-/* Is anything armed that needs instruction-by-instruction execution: TF, code breakpoints (guest's or client's)? */
-bool cpu_debug_armed(const struct vcpu *c);
+/* struct cpu_guest_debug.control, as KVM numbers it. */
+#define CPU_DBG_ENABLE		0x00000001u
+#define CPU_DBG_SINGLESTEP	0x00000002u
+#define CPU_DBG_USE_SW_BP	0x00010000u
+#define CPU_DBG_USE_HW_BP	0x00020000u
+#define CPU_DBG_BLOCKIRQ	0x00100000u
+
+/* Is anything armed that needs instruction-by-instruction execution? (TF aside: the run loop knows it.) */
+static inline bool cpu_debug_armed(const struct vcpu *c)
+{
+	return unlikely(c->dr7 & 0xff || c->debug_hits || c->dbg.control & (CPU_DBG_SINGLESTEP | CPU_DBG_USE_HW_BP));
+}
 /*
  * Before the instruction at c->rip: instruction breakpoints. True: go on. False: #DB was raised (c->stop set) or the client's
  * breakpoint was met (c->exit = CPU_EXIT_DEBUG). Honours EFLAGS.RF and the MOV SS shadow.
  */
 bool cpu_debug_fetch(struct vcpu *c);
-/* A data access was made: notes matching breakpoints; the #DB comes with the next cpu_debug_step(). Cheap when DR7 is clear. */
+/* A data access was judged: notes matching breakpoints; the #DB comes with the next cpu_debug_step(). Call if cpu_debug_armed(). */
 void cpu_debug_data(struct vcpu *c, uint64_t gva, unsigned len, unsigned rights);
-/* Does the page of @gva hold an armed data breakpoint? Such pages must not be remembered in the TLB. */
-bool cpu_debug_page(const struct vcpu *c, uint64_t gva);
 /*
  * After an instruction has retired, c->rip past it. @tf: EFLAGS.TF when it began. Raises #DB for single step and for data and
  * I/O breakpoints met. True: nothing. False: as cpu_debug_fetch().

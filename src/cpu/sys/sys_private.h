@@ -103,6 +103,8 @@ void sys_seg_drop_inner(struct vcpu *c, unsigned cpl);
 bool sys_data_judge(struct vcpu *c, unsigned seg, uint16_t sel, struct sys_desc *d, bool *null);
 /* Load SEG_ES, SS, DS, FS, GS in whatever mode; calls cpu_state_changed(). */
 bool sys_seg_load(struct vcpu *c, unsigned seg, uint16_t sel);
+/* The far pointer a ModRM operand names, in one access. */
+bool sys_far_pointer(struct vcpu *c, const struct cpu_op *o, uint16_t *sel, uint64_t *off);
 /* Stack segment for an inner or outer level @cpl. @vector for type errors: #TS (inward), #GP (outward). */
 bool sys_ss_judge(struct vcpu *c, uint16_t sel, unsigned cpl, unsigned vector, unsigned ext, struct sys_desc *d);
 
@@ -187,6 +189,8 @@ bool sys_port_allowed(struct vcpu *c, uint16_t port, unsigned len);	/* #GP(0) if
 /* Does the client debug this (KVM_SET_GUEST_DEBUG)? Then the exit has been filled in. @dr6: bits of the cause. */
 bool sys_client_debugs(struct vcpu *c, unsigned vector, uint64_t dr6);
 void sys_debug_io(struct vcpu *c, uint16_t port, unsigned len);
+void sys_debug_task(struct vcpu *c);		/* a TSS with the T flag was entered */
+void sys_debug_no_step(struct vcpu *c);		/* no single-step trap after this instruction */
 
 /* ---- handlers, by file: rows of lower.c ---------------------------------------------------------------------------------- */
 
@@ -205,7 +209,7 @@ SYS_HANDLER(invlpg); SYS_HANDLER(invpcid); SYS_HANDLER(xgetbv); SYS_HANDLER(xset
 SYS_HANDLER(mov_from_dr); SYS_HANDLER(mov_to_dr);
 SYS_HANDLER(rdmsr); SYS_HANDLER(wrmsr); SYS_HANDLER(rdtsc); SYS_HANDLER(rdtscp); SYS_HANDLER(rdpmc); SYS_HANDLER(rdpid);
 SYS_HANDLER(cpuid); SYS_HANDLER(rdpkru); SYS_HANDLER(wrpkru); SYS_HANDLER(hlt); SYS_HANDLER(wbinvd);
-SYS_HANDLER(vmcall); SYS_HANDLER(monitor); SYS_HANDLER(mwait); SYS_HANDLER(serialize);
+SYS_HANDLER(vmcall); SYS_HANDLER(serialize); SYS_HANDLER(random);
 SYS_HANDLER(in); SYS_HANDLER(out); SYS_HANDLER(ins); SYS_HANDLER(outs);
 #undef SYS_HANDLER
 
