@@ -172,7 +172,7 @@ static inline void int_set_stack_reg(struct vcpu *c, unsigned reg, uint64_t v)
 
 static inline bool int_stack_la(struct vcpu *c, const struct cpu_op *o, uint64_t sp, unsigned len, unsigned rights, uint64_t *la)
 {
-	if (c->mode != INSN_MODE_64)
+	if (!c->flat)
 		return cpu_seg_linear(c, o, SEG_SS, sp, len, rights, la);
 	*la = sp;
 	return true;

@@ -15,6 +15,12 @@ static uint8_t segment_of(const struct insn *in)
 	return in->mode == INSN_MODE_64 && in->seg != SEG_FS && in->seg != SEG_GS ? SEG_FLAT : in->seg;
 }
 
+/* Flat blocks vouch for these; CS is flat too but not writable. */
+static bool is_flat_segment(unsigned seg)
+{
+	return seg == SEG_DS || seg == SEG_ES || seg == SEG_SS;
+}
+
 void cpu_lower_common(const struct insn *in, bool flat, struct cpu_op *o)
 {
 	o->iop = in->op;
@@ -34,7 +40,7 @@ void cpu_lower_common(const struct insn *in, bool flat, struct cpu_op *o)
 	o->vvvv = in->vvvv;
 	o->seg = segment_of(in);
 	o->flags = 0;
-	if (in->mode != INSN_MODE_64 && (!flat || in->seg == SEG_FS || in->seg == SEG_GS))
+	if (in->mode != INSN_MODE_64 && !(flat && is_flat_segment(in->seg)))
 		o->flags |= OP_CHECK_SEG;
 	if (in->lock)
 		o->flags |= OP_LOCK;
