@@ -142,6 +142,8 @@ int dev_pic_set_line(struct dev_irqchip *chip, unsigned pin, enum dev_irq_source
 	uint32_t *sources = &chip->pic.line_sources[pin];
 	int result;
 
+	if (pin == CASCADE_PIN)
+		return -1;	/* its wire comes from the slave and nowhere else */
 	*sources = level ? *sources | BIT(source) : *sources & ~BIT(source);
 	result = drive_pin(&chip->pic.chip[pin >> 3], pin & 7, *sources != 0);
 	update(chip);
@@ -302,18 +304,19 @@ bool dev_pic_pio(struct dev_irqchip *chip, uint16_t port, unsigned len, void *da
 
 		if (port < ports[i].port || port + len > (unsigned)ports[i].port + ports[i].n)
 			continue;
-		if (len != 1 && !is_write)
-			memset(data, 0, len);
-		else if (len != 1)
-			;	/* dropped, as KVM does */
-		else if (!ports[i].is_elcr && is_write)
+		if (len != 1) {
+			/* Claimed but not obeyed, as in KVM. */
+			if (!is_write)
+				memset(data, 0, len);
+		} else if (!ports[i].is_elcr && is_write) {
 			write_port(chip, ports[i].which, port & 1, *byte);
-		else if (!ports[i].is_elcr)
+		} else if (!ports[i].is_elcr) {
 			*byte = read_port(chip, ports[i].which, port & 1);
-		else if (is_write)
+		} else if (is_write) {
 			s->elcr = *byte & elcr_mask[ports[i].which];
-		else
+		} else {
 			*byte = s->elcr;
+		}
 		return true;
 	}
 	return false;
