@@ -1,12 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The two places a KVM call can go; see backend.h. */
+/* KVM calls that go to libguestward; see backend.h. */
 #include "backend.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <guestward/guestward.h>
 
@@ -21,41 +17,4 @@ const struct backend backend_guestward = {
 	.ioctl = gw_ioctl,
 	.map = gw_map,
 	.close = gw_close,
-};
-
-static int kvm_open(void)
-{
-	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-
-	return fd < 0 ? -errno : fd;
-}
-
-static long kvm_ioctl(int fd, unsigned long request, unsigned long arg)
-{
-	int ret = ioctl(fd, request, arg);
-
-	return ret < 0 ? -errno : ret;
-}
-
-static void *kvm_map(int fd, size_t length, int *error)
-{
-	void *p = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-
-	if (p != MAP_FAILED)
-		return p;
-	*error = -errno;
-	return NULL;
-}
-
-static int kvm_close(int fd)
-{
-	return close(fd) < 0 ? -errno : 0;
-}
-
-const struct backend backend_kvm = {
-	.name = "kvm",
-	.open = kvm_open,
-	.ioctl = kvm_ioctl,
-	.map = kvm_map,
-	.close = kvm_close,
 };
