@@ -20,6 +20,13 @@
 
 #include "access/access_private.h"
 
+/* The mutant is for tests/shape, which must notice. */
+#ifdef ACC_MUTANT_NO_WAIT
+#define MUST_WAIT	0
+#else
+#define MUST_WAIT	1
+#endif
+
 /* The vCPU this thread is running, and its open acc_host_begin() sections. */
 static _Thread_local struct acc_cpu *inside;
 static _Thread_local unsigned host_depth;
@@ -150,11 +157,8 @@ static void forget_locked(struct acc_vm *vm, struct acc_cpu *self, const struct 
 	}
 	if (was_running)
 		park(self);
-	/* The mutant shows that tests/shape notices when this is missing. */
-#ifndef ACC_MUTANT_NO_WAIT
-	while (anyone_runs(vm, self, ticket, wish->writers))
+	while (MUST_WAIT && anyone_runs(vm, self, ticket, wish->writers))
 		wait_changed(vm);
-#endif
 	if (was_running)
 		resume(self);
 }
