@@ -26,7 +26,7 @@ static inline void at_##op##bits(uint8_t *p, uint##bits##_t s, uint16_t *cc)				
 	uint16_t f;													\
 															\
 	__asm__ volatile(#op #sfx " %[s], %[d]" CC_SAVE								\
-			 : [d] "+m" (*(uint##bits##_t *)p), "=&a" (f) : [s] "r" (s) : "cc", "memory");			\
+			 : [d] "+m" (*(int_u##bits *)p), "=&a" (f) : [s] "r" (s) : "cc", "memory");			\
 	*cc = f;													\
 }															\
 static inline void lock_##op##bits(uint8_t *p, uint##bits##_t s, uint16_t *cc)						\
@@ -34,7 +34,7 @@ static inline void lock_##op##bits(uint8_t *p, uint##bits##_t s, uint16_t *cc)		
 	uint16_t f;													\
 															\
 	__asm__ volatile("lock; " #op #sfx " %[s], %[d]" CC_SAVE							\
-			 : [d] "+m" (*(uint##bits##_t *)p), "=&a" (f) : [s] "r" (s) : "cc", "memory");			\
+			 : [d] "+m" (*(int_u##bits *)p), "=&a" (f) : [s] "r" (s) : "cc", "memory");			\
 	*cc = f;													\
 }
 
@@ -52,7 +52,7 @@ static inline void at_##op##bits(uint8_t *p, uint##bits##_t s, uint16_t *cc)				
 	uint16_t f = *cc;												\
 															\
 	__asm__ volatile(CC_RESTORE #op #sfx " %[s], %[d]" CC_SAVE							\
-			 : [d] "+m" (*(uint##bits##_t *)p), "+&a" (f) : [s] "r" (s) : "cc", "memory");			\
+			 : [d] "+m" (*(int_u##bits *)p), "+&a" (f) : [s] "r" (s) : "cc", "memory");			\
 	*cc = f;													\
 }															\
 static inline void lock_##op##bits(uint8_t *p, uint##bits##_t s, uint16_t *cc)						\
@@ -60,7 +60,7 @@ static inline void lock_##op##bits(uint8_t *p, uint##bits##_t s, uint16_t *cc)		
 	uint16_t f = *cc;												\
 															\
 	__asm__ volatile(CC_RESTORE "lock; " #op #sfx " %[s], %[d]" CC_SAVE						\
-			 : [d] "+m" (*(uint##bits##_t *)p), "+&a" (f) : [s] "r" (s) : "cc", "memory");			\
+			 : [d] "+m" (*(int_u##bits *)p), "+&a" (f) : [s] "r" (s) : "cc", "memory");			\
 	*cc = f;													\
 }
 
@@ -97,7 +97,7 @@ INT_FN(op##bits##_rm_##A)												\
 	if (unlikely(!p))												\
 		return op##bits##_rm_s(c, o);										\
 	c->cur = o;													\
-	W_##W(bits, c, o->reg, do_##op##bits(R##bits(c, o->reg), *(const volatile uint##bits##_t *)p, &c->cc));		\
+	W_##W(bits, c, o->reg, do_##op##bits(R##bits(c, o->reg), *(const volatile int_u##bits *)p, &c->cc));		\
 	CPU_NEXT(c, o);													\
 }
 #define FROM_MEMORY(op, bits, W)											\
@@ -170,7 +170,7 @@ INT_FN(op##bits##_##form##_##A)												\
 	if (unlikely(!p))												\
 		return op##bits##_##form##_s(c, o);									\
 	c->cur = o;													\
-	do_##op##bits(*(const volatile uint##bits##_t *)p, src, &c->cc);						\
+	do_##op##bits(*(const volatile int_u##bits *)p, src, &c->cc);						\
 	CPU_NEXT(c, o);													\
 }
 #define TEST_MEMORY(op, bits, form, src)										\

@@ -44,7 +44,7 @@ static inline void lock_##op##bits(uint8_t *p, uint##bits##_t bit, uint16_t *cc)
 	uint16_t f = *cc;												\
 															\
 	__asm__ volatile(CC_RESTORE "lock; " #op #sfx " %[s], %[d]" CC_SAVE						\
-			 : [d] "+m" (*(uint##bits##_t *)p), "+&a" (f) : [s] "r" (bit) : "cc", "memory");		\
+			 : [d] "+m" (*(int_u##bits *)p), "+&a" (f) : [s] "r" (bit) : "cc", "memory");		\
 	*cc = f;													\
 }
 

@@ -121,7 +121,7 @@ INT_FN(call64)
 	if (unlikely(!p || int_target_faults(c, o)))
 		return call_s(c, o);
 	c->cur = o;
-	*(volatile uint64_t *)p = c->gpr[GPR_RIP] + o->off + o->len;
+	*(volatile int_u64 *)p = c->gpr[GPR_RIP] + o->off + o->len;
 	c->gpr[RSP] = sp;
 	CPU_CHAIN(c, o, true);
 }
@@ -148,7 +148,7 @@ INT_FN(call64_r)
 	if (!cpu_jump(c, o, c->gpr[o->rm]))
 		return;
 	c->cur = o;
-	*(volatile uint64_t *)p = c->gpr[GPR_RIP] + o->off + o->len;
+	*(volatile int_u64 *)p = c->gpr[GPR_RIP] + o->off + o->len;
 	c->gpr[RSP] = sp;
 	CPU_CHAIN_RIP(c);
 }
@@ -171,9 +171,9 @@ static INT_NOINLINE bool call_through_memory(struct vcpu *c, const struct cpu_op
 	p = acc_probe_w(&c->acc, w[1].gva, o->opsize);
 	if (likely(s && p && o->opsize == 8)) {
 		c->cur = o;
-		if (!cpu_jump(c, o, *(const volatile uint64_t *)s))
+		if (!cpu_jump(c, o, *(const volatile int_u64 *)s))
 			return false;
-		*(volatile uint64_t *)p = ret;
+		*(volatile int_u64 *)p = ret;
 		c->gpr[RSP] = sp;
 		return true;
 	}
@@ -219,7 +219,7 @@ INT_FN(ret64)
 	if (unlikely(!p))
 		return ret_s(c, o);
 	c->cur = o;
-	if (!cpu_jump(c, o, *(const volatile uint64_t *)p))
+	if (!cpu_jump(c, o, *(const volatile int_u64 *)p))
 		return;
 	c->gpr[RSP] += 8 + o->imm;
 	CPU_CHAIN_RIP(c);

@@ -23,7 +23,7 @@ INT_FN(cmov##bits##_rm_##A)												\
 	if (unlikely(!p))												\
 		return cmov##bits##_rm_s(c, o);										\
 	c->cur = o;													\
-	v = *(const volatile uint##bits##_t *)p;									\
+	v = *(const volatile int_u##bits *)p;									\
 	W##bits(c, o->reg, int_cond(c->cc, o->aux) ? v : R##bits(c, o->reg));						\
 	CPU_NEXT(c, o);													\
 }

@@ -31,6 +31,12 @@
 	}										\
 	static INT_NOINLINE bool name##_body(struct vcpu *c, const struct cpu_op *o)
 
+/* Guest memory as scalars: at any address. */
+typedef uint8_t int_u8;
+typedef uint16_t int_u16 __attribute__((aligned(1)));
+typedef uint32_t int_u32 __attribute__((aligned(1)));
+typedef uint64_t int_u64 __attribute__((aligned(1)));
+
 /* ---- registers: 8-bit ones by byte offset, the rest by number; a 32-bit write clears the upper half ------------------ */
 
 #define R8(c, n)	(((uint8_t *)(c)->gpr)[n])
@@ -117,7 +123,7 @@ static inline bool int_get##bits(struct vcpu *c, const struct cpu_op *o, struct 
 {														\
 	if (unlikely(!r->p))											\
 		return cpu_ref_load(c, o, r, v);								\
-	*v = *(const volatile uint##bits##_t *)r->p;								\
+	*v = *(const volatile int_u##bits *)r->p;								\
 	return true;												\
 }														\
 static inline bool int_rmw##bits(struct vcpu *c, const struct cpu_op *o, struct cpu_ref *r, uint##bits##_t *v)	\
@@ -130,7 +136,7 @@ static inline bool int_rmw##bits(struct vcpu *c, const struct cpu_op *o, struct 
 static inline void int_put##bits(struct vcpu *c, const struct cpu_op *o, const struct cpu_ref *r, uint##bits##_t v) \
 {														\
 	if (likely(r->p && !r->code))										\
-		*(volatile uint##bits##_t *)r->p = v;								\
+		*(volatile int_u##bits *)r->p = v;								\
 	else													\
 		cpu_ref_store(c, o, r, &v);									\
 }

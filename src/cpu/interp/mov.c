@@ -14,7 +14,7 @@ INT_FN(name##_##A)													\
 	if (unlikely(!p))												\
 		return name##_s(c, o);											\
 	c->cur = o;													\
-	W##dbits(c, o->reg, (uint##dbits##_t)(T)*(const volatile uint##sbits##_t *)p);					\
+	W##dbits(c, o->reg, (uint##dbits##_t)(T)*(const volatile int_u##sbits *)p);					\
 	CPU_NEXT(c, o);													\
 }
 /* reg <- memory, through type @T: a signed one extends the sign. */
@@ -39,7 +39,7 @@ INT_FN(name##_##A)													\
 	if (unlikely(!p))												\
 		return name##_s(c, o);											\
 	c->cur = o;													\
-	*(volatile uint##bits##_t *)p = src;										\
+	*(volatile int_u##bits *)p = src;										\
 	CPU_NEXT(c, o);													\
 }
 #define STORE(name, bits, src)												\

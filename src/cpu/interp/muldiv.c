@@ -72,7 +72,7 @@ INT_FN(imul##bits##_##name##_##A)											\
 	if (unlikely(!p))												\
 		return imul##bits##_##name##_s(c, o);									\
 	c->cur = o;													\
-	W##bits(c, o->reg, product##bits(*(const volatile uint##bits##_t *)p, other, &c->cc));				\
+	W##bits(c, o->reg, product##bits(*(const volatile int_u##bits *)p, other, &c->cc));				\
 	CPU_NEXT(c, o);													\
 }
 #define IMUL_MEMORY(bits, name, other)											\

@@ -21,7 +21,7 @@ static inline void at_##op##bits(uint8_t *p, uint8_t count, uint16_t *cc)						\
 	uint16_t f = *cc;												\
 															\
 	__asm__ volatile(CC_RESTORE #op #sfx " %%cl, %[d]" CC_SAVE							\
-			 : [d] "+m" (*(uint##bits##_t *)p), "+&a" (f) : "c" (count) : "cc", "memory");			\
+			 : [d] "+m" (*(int_u##bits *)p), "+&a" (f) : "c" (count) : "cc", "memory");			\
 	*cc = f;													\
 }
 

@@ -34,7 +34,7 @@ INT_FN(push64_r)
 	if (unlikely(!p))
 		return push_r(c, o);
 	c->cur = o;
-	*(volatile uint64_t *)p = c->gpr[o->rm];
+	*(volatile int_u64 *)p = c->gpr[o->rm];
 	c->gpr[RSP] = sp;
 	CPU_NEXT(c, o);
 }
@@ -47,7 +47,7 @@ INT_FN(push64_i)
 	if (unlikely(!p))
 		return push_i(c, o);
 	c->cur = o;
-	*(volatile uint64_t *)p = o->imm;
+	*(volatile int_u64 *)p = o->imm;
 	c->gpr[RSP] = sp;
 	CPU_NEXT(c, o);
 }
@@ -70,7 +70,7 @@ INT_SLOW(push_m)
 	p = acc_probe_w(&c->acc, w[1].gva, o->opsize);
 	if (likely(s && p && o->opsize == 8)) {
 		c->cur = o;
-		*(volatile uint64_t *)p = *(const volatile uint64_t *)s;
+		*(volatile int_u64 *)p = *(const volatile int_u64 *)s;
 		c->gpr[RSP] = sp;
 		return true;
 	}
@@ -122,7 +122,7 @@ INT_FN(pop64_r)
 	if (unlikely(!p))
 		return pop_r(c, o);
 	c->cur = o;
-	v = *(const volatile uint64_t *)p;
+	v = *(const volatile int_u64 *)p;
 	c->gpr[RSP] = sp + 8;
 	c->gpr[o->rm] = v;
 	CPU_NEXT(c, o);
@@ -279,7 +279,7 @@ INT_FN(leave64)
 	if (unlikely(!p))
 		return leave(c, o);
 	c->cur = o;
-	c->gpr[RBP] = *(const volatile uint64_t *)p;
+	c->gpr[RBP] = *(const volatile int_u64 *)p;
 	c->gpr[RSP] = sp + 8;
 	CPU_NEXT(c, o);
 }

@@ -365,10 +365,10 @@ static void compare(struct vcpu *c, uint64_t a, uint64_t b, unsigned size)
 static inline uint64_t element(const uint8_t *p, unsigned size)
 {
 	switch (size) {
-	case 1: return *(const volatile uint8_t *)p;
-	case 2: return *(const volatile uint16_t *)p;
-	case 4: return *(const volatile uint32_t *)p;
-	default: return *(const volatile uint64_t *)p;
+	case 1: return *(const volatile int_u8 *)p;
+	case 2: return *(const volatile int_u16 *)p;
+	case 4: return *(const volatile int_u32 *)p;
+	default: return *(const volatile int_u64 *)p;
 	}
 }
 

@@ -18,7 +18,7 @@ static inline void at_##op##bits(uint8_t *p, uint16_t *cc)								\
 	uint16_t f = *cc;												\
 															\
 	__asm__ volatile(CC_RESTORE #op #sfx " %[d]" CC_SAVE								\
-			 : [d] "+m" (*(uint##bits##_t *)p), "+&a" (f) : : "cc", "memory");				\
+			 : [d] "+m" (*(int_u##bits *)p), "+&a" (f) : : "cc", "memory");				\
 	*cc = f;													\
 }															\
 static inline void lock_##op##bits(uint8_t *p, uint16_t *cc)								\
@@ -26,7 +26,7 @@ static inline void lock_##op##bits(uint8_t *p, uint16_t *cc)								\
 	uint16_t f = *cc;												\
 															\
 	__asm__ volatile(CC_RESTORE "lock; " #op #sfx " %[d]" CC_SAVE							\
-			 : [d] "+m" (*(uint##bits##_t *)p), "+&a" (f) : : "cc", "memory");				\
+			 : [d] "+m" (*(int_u##bits *)p), "+&a" (f) : : "cc", "memory");				\
 	*cc = f;													\
 }
 

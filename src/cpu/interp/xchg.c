@@ -24,7 +24,7 @@ INT_FN(xchg##bits##_mr_##A)												\
 #define XCHG(bits, sfx)													\
 static inline uint##bits##_t host_xchg##bits(uint8_t *p, uint##bits##_t v)						\
 {															\
-	__asm__ volatile("xchg" #sfx " %[v], %[m]" : [v] "+r" (v), [m] "+m" (*(uint##bits##_t *)p) : : "memory");	\
+	__asm__ volatile("xchg" #sfx " %[v], %[m]" : [v] "+r" (v), [m] "+m" (*(int_u##bits *)p) : : "memory");	\
 	return v;													\
 }															\
 INT_FN(xchg##bits##_rr)													\
@@ -68,7 +68,7 @@ static inline void name##bits(uint8_t *p, uint##bits##_t *s, uint16_t *cc)						
 	uint16_t f;													\
 															\
 	__asm__ volatile(lock "xadd" #sfx " %[s], %[d]" CC_SAVE								\
-			 : [d] "+m" (*(uint##bits##_t *)p), [s] "+r" (*s), "=&a" (f) : : "cc", "memory");		\
+			 : [d] "+m" (*(int_u##bits *)p), [s] "+r" (*s), "=&a" (f) : : "cc", "memory");		\
 	*cc = f;													\
 }
 #define XADD(bits, sfx)													\
@@ -134,7 +134,7 @@ static inline void name##bits(uint8_t *p, uint64_t *acc, uint64_t s, uint16_t *c
 	uint64_t a = *acc, out;												\
 															\
 	__asm__ volatile(lock "cmpxchg" #sfx " %" #mod "[s], %[d]\n\tmovq %%rax, %[out]" CC_SAVE			\
-			 : [d] "+m" (*(uint##bits##_t *)p), "+&a" (a), [out] "=&r" (out) : [s] "r" (s) : "cc", "memory"); \
+			 : [d] "+m" (*(int_u##bits *)p), "+&a" (a), [out] "=&r" (out) : [s] "r" (s) : "cc", "memory"); \
 	*acc = out;													\
 	*cc = (uint16_t)a;												\
 }
