@@ -118,6 +118,8 @@ static int accept_event(struct dev_lapic *l, const struct dev_msg *msg)
 {
 	switch (msg->mode) {
 	case DEV_DM_SMI:
+		if (!l->features.has_smm)
+			return 0;
 		l->events |= DEV_PEND_SMI;
 		return 1;
 	case DEV_DM_REMOTE_READ:	/* reused by KVM for its PV kick */
@@ -198,6 +200,8 @@ bool dev_lapic_accepts_extint(struct dev_lapic *l)
 {
 	bool accepts;
 
+	if (!l)
+		return true;
 	dev_lock(l->chip);
 	accepts = accepts_extint(l);
 	dev_unlock(l->chip);

@@ -61,6 +61,7 @@ struct dev_lapic_features {
 	bool has_x2apic;
 	bool has_tsc_deadline;
 	bool has_cmci;			/* KVM_X86_SETUP_MCE with MCG_CMCI_P */
+	bool has_smm;			/* else SMIs are dropped wherever they come from, as by KVM without SMM */
 	uint8_t maxphyaddr;
 };
 void dev_lapic_set_features(struct dev_lapic *lapic, const struct dev_lapic_features *f);
@@ -97,7 +98,7 @@ int dev_lapic_ack(struct dev_lapic *lapic);
 /* Would dev_lapic_ack() give one? For HLT and ready_for_interrupt_injection. */
 bool dev_lapic_has_injectable(struct dev_lapic *lapic);
 
-/* Is LINT0 open for ExtINT (or the LAPIC disabled)? For KVM_INTERRUPT and exit 7 in split mode. */
+/* Is LINT0 open for ExtINT (or the LAPIC disabled, or NULL: none)? For KVM_INTERRUPT and exit 7 without a PIC here. */
 bool dev_lapic_accepts_extint(struct dev_lapic *lapic);
 
 struct dev_lapic_events {

@@ -216,6 +216,7 @@ static void test_disabled_lapic(void **state)
 	assert_int_equal(dev_irq_msi(rig->chip, 0xfee00000, 0x41), -1);
 	assert_int_equal(rig_apic_read(rig, 0, LVR), ~0u);
 	assert_true(dev_lapic_accepts_extint(rig->lapic[0]));
+	assert_true(dev_lapic_accepts_extint(NULL));
 	rig_wrmsr(rig, 0, 0x1b, 0xfee00900);
 	assert_int_equal(dev_lapic_ack(rig->lapic[0]), 0x40);
 }
@@ -452,6 +453,9 @@ static void test_events(void **state)
 	struct dev_lapic *l = rig->lapic[1];
 	struct dev_lapic_events ev, post = { .n_nmi = 5, .is_smi = true, .is_unhalt = true };
 
+	dev_lapic_post_events(l, &(struct dev_lapic_events){ .is_smi = true });
+	assert_int_equal(dev_lapic_pending(l), 0);	/* no SMM, no SMI */
+	dev_lapic_set_features(l, &(struct dev_lapic_features){ .has_smm = true, .maxphyaddr = 40 });
 	dev_lapic_post_events(l, &post);
 	assert_int_equal(dev_lapic_pending(l), DEV_PEND_NMI | DEV_PEND_SMI | DEV_PEND_UNHALT);
 	assert_int_equal(rig->n_kicks[1], 1);

@@ -84,9 +84,14 @@ uint32_t lapic_timer_current(const struct dev_lapic *l)
 {
 	uint64_t now = dev_timers_now(l->chip->timers), left, tick = tick_ns(l);
 
-	if (!l->target_ns || l->target_ns <= now)
+	if (!l->target_ns)
 		return 0;
-	left = l->target_ns - now;
+	if (l->target_ns > now)
+		left = l->target_ns - now;
+	else if (is_periodic(l))	/* already in a next period, only the host's callback is late */
+		left = l->period_ns - (now - l->target_ns) % l->period_ns;
+	else
+		return 0;
 	left = (left < l->period_ns ? left : l->period_ns) + tick - 1;
 	left /= tick;
 	return left < l->regs[APIC_TMICT] ? (uint32_t)left : l->regs[APIC_TMICT];

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* The LAPIC timer against a clock that moves by hand. The bus runs at 1 GHz, the TSC at 2 GHz. */
+#include "dev/irqchip_private.h"
 #include "dev/test_rig.h"
 
 #include <errno.h>
 #include <string.h>
 
-enum { EOI = 0xb0, SPIV = 0xf0, LVTT = 0x320, TMICT = 0x380, TMCCT = 0x390, TDCR = 0x3e0 };
+enum { EOI = 0xb0, SPIV = 0xf0, LVTT = 0x320, TMICT = 0x380, TMCCT = 0x390, TDCR = 0x3e0 };	/* page offsets */
 #define PERIODIC	0x20000u
 #define DEADLINE	0x40000u
 #define MASKED		0x10000u
@@ -111,7 +112,9 @@ static void test_periodic_catches_up(void **state)
 
 	start(rig, PERIODIC | 0x41, BY_1, 1000000);
 	rig->now_ns += 5500000;
+	assert_int_equal(rig_apic_read(rig, 0, TMCCT), 500000);	/* the count wraps on time all the same */
 	assert_int_equal(dev_timers_run(rig->timers), 1);
+	assert_int_equal(rig_apic_read(rig, 0, TMCCT), 500000);
 	assert_int_equal(take(rig), 0x41);
 	assert_int_equal(take(rig), -1);
 	assert_true(dev_timers_next(rig->timers, &next));
@@ -225,6 +228,44 @@ static void test_deadline_follows_the_tsc(void **state)
 	assert_int_equal(take(rig), 0x43);
 }
 
+/* A callback that was on its way when its timer was moved or stopped. */
+static void test_stale_callbacks(void **state)
+{
+	struct rig *rig = *state;
+	struct dev_timer *timer = &rig->lapic[0]->timer;
+
+	timer->fn(timer, rig->now_ns);			/* stopped */
+	assert_int_equal(take(rig), -1);
+	assert_false(is_armed(rig));
+	start(rig, 0x40, BY_1, 1000);
+	timer->fn(timer, rig->now_ns);			/* not due */
+	assert_int_equal(take(rig), -1);
+	rig_advance(rig, 1000);
+	assert_int_equal(take(rig), 0x40);
+	rig_apic_write(rig, 0, LVTT, DEADLINE | 0x43);
+	timer->fn(timer, rig->now_ns);
+	assert_int_equal(take(rig), -1);
+}
+
+/* Modes change in flight without a reset of the count, as long as deadline mode is not involved. */
+static void test_mode_change_keeps_counting(void **state)
+{
+	struct rig *rig = *state;
+
+	start(rig, PERIODIC | 0x41, BY_1, 1000000);
+	rig_advance(rig, 1600000);
+	assert_int_equal(take(rig), 0x41);
+	rig_apic_write(rig, 0, LVTT, 0x41);
+	assert_int_equal(rig_apic_read(rig, 0, TMCCT), 400000);
+	rig_advance(rig, 400000);
+	assert_int_equal(take(rig), 0x41);
+	assert_int_equal(rig_apic_read(rig, 0, TMCCT), 0);
+	rig_apic_write(rig, 0, LVTT, PERIODIC | 0x41);	/* expired stays expired */
+	assert_int_equal(rig_apic_read(rig, 0, TMCCT), 0);
+	rig_advance(rig, 5000000);
+	assert_int_equal(take(rig), -1);
+}
+
 static void test_bus_cycle(void **state)
 {
 	struct rig *rig = *state;
@@ -298,6 +339,8 @@ int main(void)
 		T("a deadline fires at its TSC, at once if past, never if 0", test_deadline),
 		T("deadline mode and count modes exclude each other", test_deadline_mode_rules),
 		T("a deadline follows a TSC that is moved", test_deadline_follows_the_tsc),
+		T("late callbacks of a moved timer do nothing", test_stale_callbacks),
+		T("one-shot and periodic exchange without a reset", test_mode_change_keeps_counting),
 		T("the bus cycle scales and cannot overflow", test_bus_cycle),
 		T("saved timers go on where they were", test_restore),
 	};

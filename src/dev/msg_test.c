@@ -216,7 +216,7 @@ static const struct mode_row {
 	int msi;		/* result when a device sends the same mode */
 } mode_rows[] = {
 	{ "fixed mode interrupts", ASSERT | 0x42, DEV_PEND_INTR, 1 },
-	{ "SMI mode posts an SMI", ASSERT | 0x200, DEV_PEND_SMI, 1 },
+	{ "SMI mode is dropped without SMM", ASSERT | 0x200, 0, 0 },
 	{ "remote read mode is the PV kick", ASSERT | 0x300, DEV_PEND_UNHALT, 1 },
 	{ "NMI mode posts an NMI whatever the vector", ASSERT | 0x4ff, DEV_PEND_NMI, 1 },
 	{ "INIT mode posts INIT", ASSERT | 0x500, DEV_PEND_INIT, 1 },
@@ -244,6 +244,15 @@ static void check_mode(void **state)
 	rig_apic_write(rig, 1, SPIV, 0x1ff);
 	assert_int_equal(dev_irq_msi(rig->chip, 0xfee01000, row->icr & 0x7ff), row->msi);
 	rig_destroy(rig);
+}
+
+static void test_smi_with_smm(void **state)
+{
+	struct rig *rig = *state;
+
+	dev_lapic_set_features(rig->lapic[1], &(struct dev_lapic_features){ .has_smm = true, .maxphyaddr = 40 });
+	send(rig, 0, ASSERT | 0x200, 1);
+	assert_int_equal(dev_lapic_pending(rig->lapic[1]), DEV_PEND_SMI);
 }
 
 static void test_init_sipi_sipi(void **state)
@@ -295,6 +304,7 @@ static const struct CMUnitTest fixed[] = {
 	{ "two LAPICs with one id both get it", test_duplicate_ids, setup, teardown, NULL },
 	{ "a device's 0xff reaches x2APIC mode under the quirk only", test_broadcast_quirk, setup, teardown, NULL },
 	{ "32-bit MSI destinations need the option", test_32bit_msi, setup, teardown, NULL },
+	{ "SMI mode posts an SMI where there is SMM", test_smi_with_smm, setup, teardown, NULL },
 	{ "INIT SIPI SIPI starts the others once", test_init_sipi_sipi, setup, teardown, NULL },
 	{ "PV IPIs and kicks go by APIC id", test_pv_ipis, setup, teardown, NULL },
 };

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The PIT: programming, counting, latches, port 0x61, IRQ 0 with and without reinjection, saved state. */
+#include "dev/irqchip_private.h"
 #include "dev/test_rig.h"
 
 #include <errno.h>
@@ -316,6 +317,22 @@ static void test_nmi_watchdog(void **state)
 	assert_int_equal(dev_lapic_pending(rig->lapic[0]), DEV_PEND_NMI);
 }
 
+/* A tick that was on its way when the channel was reloaded or stopped. */
+static void test_stale_ticks(void **state)
+{
+	struct rig *rig = *state;
+	struct dev_timer *timer = &rig->chip->pit->timer;
+
+	timer->fn(timer, rig->now_ns);
+	assert_false(take(rig, true));
+	assert_false(is_armed(rig));
+	program(rig, 0, 2, 11932);
+	timer->fn(timer, rig->now_ns);
+	assert_false(take(rig, true));
+	rig_advance(rig, 10001000);
+	assert_true(take(rig, true));
+}
+
 static void test_state(void **state)
 {
 	struct rig *rig = *state;
@@ -387,6 +404,7 @@ static const struct CMUnitTest fixed[] = {
 	T("without reinjection unseen ticks merge", test_no_reinject),
 	T("reinjection through the IOAPIC", test_reinject_through_ioapic),
 	T("LINT0 in NMI mode gets each tick", test_nmi_watchdog),
+	T("late ticks of a reloaded channel do nothing", test_stale_ticks),
 	T("PIT state round-trips in both formats and is sanitised", test_state),
 };
 
