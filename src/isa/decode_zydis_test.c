@@ -73,12 +73,14 @@ enum aspect {
 	MISSING,	/* Zydis accepts, we do not */
 	EXTRA,		/* we accept, Zydis does not */
 	LENGTH, NAME, OPSIZE, ADSIZE, MEMSIZE, ACTION, ADDRESS, SEGMENT, IMMEDIATE, REGISTER, PRIVILEGE, FLAGS_READ, FLAGS_WRITTEN,
+	ALIGNMENT, SIMD_EXCEPTIONS,
 	N_ASPECTS,
 };
 
 static const char *const aspect_names[N_ASPECTS] = {
 	"missing", "extra", "length", "name", "operand size", "address size", "memory size", "memory action", "address", "segment",
 	"immediate", "register", "privilege", "flags read", "flags written",
+	"alignment", "SIMD exceptions",
 };
 
 #define ANY_OP 0xFFFF
@@ -133,6 +135,11 @@ static const struct { enum aspect aspect; const char *name; unsigned op; const c
 	{ FLAGS_READ, NULL, I_SHLD, "keeps all if the count is 0" }, { FLAGS_READ, NULL, I_SHRD, "keeps all if the count is 0" },
 	{ FLAGS_READ, NULL, I_CMPS, "REPE tests what the comparison itself left" },
 	{ FLAGS_READ, NULL, I_SCAS, "REPE tests what the comparison itself left" },
+	/* In the class whose memory operands are aligned, but excepted by the manual. */
+	{ ALIGNMENT, NULL, I_MOVUPS, "class 4, excepted" }, { ALIGNMENT, NULL, I_MOVUPD, "class 4, excepted" },
+	{ ALIGNMENT, NULL, I_MOVDQU, "class 4, excepted" }, { ALIGNMENT, NULL, I_LDDQU, "class 4, excepted" },
+	{ ALIGNMENT, NULL, I_PCMPESTRI, "class 4, excepted" }, { ALIGNMENT, NULL, I_PCMPESTRM, "class 4, excepted" },
+	{ ALIGNMENT, NULL, I_PCMPISTRI, "class 4, excepted" }, { ALIGNMENT, NULL, I_PCMPISTRM, "class 4, excepted" },
 	{ FLAGS_WRITTEN, NULL, I_VMCALL, "flags are VMX's; a hypercall leaves them" },
 };
 
@@ -365,6 +372,36 @@ static void compare_effects(const struct pair *p)
 		differ(p, FLAGS_WRITTEN, f->modified & arith, p->row->attr & IA_FLAGS_W);
 }
 
+/* By the exception classes of SDM vol. 2 "Exceptions Type"; forms with MMX operands have none. */
+static void compare_vector_exceptions(const struct pair *p)
+{
+	bool align = p->row->attr & IA_ALIGN, simd = p->row->attr & IA_MXCSR;
+
+	switch (p->z.meta.exception_class) {
+	case ZYDIS_EXCEPTION_CLASS_SSE1: case ZYDIS_EXCEPTION_CLASS_SSE4: case ZYDIS_EXCEPTION_CLASS_AVX1:
+		if (!align && p->in.has_mem)
+			differ(p, ALIGNMENT, 1, 0);
+		if (simd)
+			differ(p, SIMD_EXCEPTIONS, 0, 1);
+		break;
+	case ZYDIS_EXCEPTION_CLASS_SSE2:
+		if (!align || !simd)
+			differ(p, SIMD_EXCEPTIONS, 1, 0);
+		break;
+	case ZYDIS_EXCEPTION_CLASS_SSE3: case ZYDIS_EXCEPTION_CLASS_AVX2: case ZYDIS_EXCEPTION_CLASS_AVX3:
+	case ZYDIS_EXCEPTION_CLASS_AVX11:
+		if (align || !simd)
+			differ(p, SIMD_EXCEPTIONS, 1, 0);
+		break;
+	case ZYDIS_EXCEPTION_CLASS_NONE:
+		break;
+	default:
+		if ((align && p->in.has_mem) || simd)
+			differ(p, SIMD_EXCEPTIONS, 0, 1);
+		break;
+	}
+}
+
 static void compare(const struct mode *mode, const uint8_t *bytes)
 {
 	struct pair p = { .mode = mode, .bytes = bytes };
@@ -399,6 +436,7 @@ static void compare(const struct mode *mode, const uint8_t *bytes)
 	compare_name(&p);
 	compare_operands(&p);
 	compare_effects(&p);
+	compare_vector_exceptions(&p);
 	if (p.row->cls == IC_INT && !(p.row->attr & IA_WSIZE) && p.in.opsize <= 8 && p.z.operand_width / 8 != p.in.opsize &&
 	    p.row->mem != M_ADDR)
 		differ(&p, OPSIZE, p.z.operand_width / 8, p.in.opsize);
