@@ -126,7 +126,7 @@ static void take_byte(struct console *c, uint8_t byte)
 
 static void read_input(struct console *c)
 {
-	uint8_t buffer[sizeof(c->pending)];
+	uint8_t buffer[1024];
 	ssize_t i, n = read(STDIN_FILENO, buffer, sizeof(buffer));
 
 	if (n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN)) {
