@@ -151,55 +151,45 @@ INT_SLOW(pop_m)
 	return true;
 }
 
-/* ---- PUSHA, POPA: eight registers, one run of memory unless SP wraps in it ------------------------------------------------------ */
+/* ---- PUSHA, POPA: eight registers ------------------------------------------------------------------------------------------------ */
 
-/* A run on the stack as one operand, or eight; nothing is stored before all are judged. */
-static bool store_run(struct vcpu *c, const struct cpu_op *o, uint64_t sp, const uint8_t *buf, unsigned len, unsigned step)
+/* May the operand size be stored at @sp? */
+static bool may_push(struct vcpu *c, const struct cpu_op *o, uint64_t sp)
 {
 	struct cpu_ref r;
 	uint64_t la;
 
-	for (unsigned pass = 0; pass < 2; pass++) {
-		for (unsigned i = 0; i < len; i += step) {
-			if (!int_stack_la(c, o, (sp + i) & int_sp_mask(c), step, ACC_W, &la) ||
-			    !cpu_ref_get(c, o, la, step, ACC_W, &r))
-				return false;
-			if (pass)
-				cpu_ref_store(c, o, &r, buf + i);
-		}
-	}
-	return true;
+	return int_stack_la(c, o, sp & int_sp_mask(c), o->opsize, ACC_W, &la) && cpu_ref_get(c, o, la, o->opsize, ACC_W, &r);
 }
 
-static bool load_run(struct vcpu *c, const struct cpu_op *o, uint64_t sp, uint8_t *buf, unsigned len, unsigned step)
+/* Words that have been judged, lowest address first. */
+static bool store_words(struct vcpu *c, const struct cpu_op *o, uint64_t sp, const uint8_t *buf, unsigned n)
 {
 	struct cpu_ref r;
 	uint64_t la;
 
-	for (unsigned i = 0; i < len; i += step) {
-		if (!int_stack_la(c, o, (sp + i) & int_sp_mask(c), step, ACC_R, &la) ||
-		    !cpu_ref_get(c, o, la, step, ACC_R, &r) || !cpu_ref_load(c, o, &r, buf + i))
+	for (unsigned i = 0; i < n; i++) {
+		if (!int_stack_la(c, o, (sp + i * o->opsize) & int_sp_mask(c), o->opsize, ACC_W, &la) ||
+		    !cpu_ref_get(c, o, la, o->opsize, ACC_W, &r))
 			return false;
+		cpu_ref_store(c, o, &r, buf + i * o->opsize);
 	}
 	return true;
-}
-
-/* Bytes that may be touched at once from @sp on. */
-static unsigned run_step(const struct vcpu *c, const struct cpu_op *o, uint64_t sp, unsigned len)
-{
-	return sp + len - 1 <= int_sp_mask(c) ? len : o->opsize;
 }
 
 INT_SLOW(pusha)
 {
-	unsigned n = o->opsize, len = 8 * n;
-	uint64_t sp = (c->gpr[RSP] - len) & int_sp_mask(c);
+	unsigned n = o->opsize;
+	uint64_t sp = (c->gpr[RSP] - 8 * n) & int_sp_mask(c);
 	uint8_t buf[32];
 
 	/* Lowest address first: DI SI BP SP BX DX CX AX, SP as it was before. */
 	for (unsigned i = 0; i < 8; i++)
 		memcpy(buf + i * n, &c->gpr[7 - i], n);
-	if (!store_run(c, o, sp, buf, len, run_step(c, o, sp, len)))
+	for (unsigned i = 8; i-- > 0;)	/* as pushes would come */
+		if (!may_push(c, o, sp + i * n))
+			return false;
+	if (!store_words(c, o, sp, buf, 8))
 		return false;
 	int_set_stack_reg(c, RSP, sp);
 	return true;
@@ -207,20 +197,16 @@ INT_SLOW(pusha)
 
 INT_SLOW(popa)
 {
-	unsigned n = o->opsize, len = 8 * n;
-	uint64_t sp = c->gpr[RSP] & int_sp_mask(c);
-	uint8_t buf[32];
+	unsigned n = o->opsize;
+	uint64_t sp = c->gpr[RSP] & int_sp_mask(c), v[8];
 
-	if (!load_run(c, o, sp, buf, len, run_step(c, o, sp, len)))
-		return false;
-	for (unsigned i = 0; i < 8; i++) {
-		uint64_t v = 0;
-
-		memcpy(&v, buf + i * n, n);
+	for (unsigned i = 0; i < 8; i++)
+		if (!stack_load(c, o, (sp + i * n) & int_sp_mask(c), &v[i]))
+			return false;
+	for (unsigned i = 0; i < 8; i++)
 		if (7 - i != RSP)
-			set_reg(c, 7 - i, n, v);
-	}
-	int_set_stack_reg(c, RSP, sp + len);
+			set_reg(c, 7 - i, n, v[i]);
+	int_set_stack_reg(c, RSP, sp + 8 * n);
 	return true;
 }
 
@@ -230,21 +216,23 @@ INT_SLOW(popa)
 
 /*
  * The frame grows downwards: old BP, then level - 1 pointers copied from the old frame, then the new frame pointer. All reads
- * come before the first store; a store at the final SP must be possible, though none is done.
+ * come before the first store, but are judged between the pushes, in the order of the manual; a store at the final SP must be
+ * possible, though none is done.
  * Source: Intel SDM vol. 2 "ENTER - Make Stack Frame for Procedure Parameters".
  */
 INT_SLOW(enter)
 {
 	unsigned n = o->opsize, level = o->aux & MAX_LEVEL, words = level ? level + 1 : 1;
-	uint64_t mask = int_sp_mask(c), sp = c->gpr[RSP] & mask, frame = (sp - n) & mask, bp = c->gpr[RBP], last, la;
+	uint64_t mask = int_sp_mask(c), sp = c->gpr[RSP] & mask, frame = (sp - n) & mask, bp = c->gpr[RBP], last;
 	uint8_t buf[(MAX_LEVEL + 1) * 8];	/* lowest address first */
-	struct cpu_ref r;
 
 	memcpy(buf + (words - 1) * n, &bp, n);
+	if (!may_push(c, o, frame))
+		return false;
 	for (unsigned i = 1; i < level; i++) {
 		uint64_t v;
 
-		if (!stack_load(c, o, (bp - i * n) & mask, &v))
+		if (!stack_load(c, o, (bp - i * n) & mask, &v) || !may_push(c, o, (frame - i * n) & mask))
 			return false;
 		memcpy(buf + (words - 1 - i) * n, &v, n);
 	}
@@ -252,8 +240,7 @@ INT_SLOW(enter)
 		memcpy(buf, &frame, n);
 	sp = (sp - words * n) & mask;
 	last = (sp - (o->imm & 0xffff)) & mask;
-	if (!int_stack_la(c, o, last, n, ACC_W, &la) || !cpu_ref_get(c, o, la, n, ACC_W, &r) ||
-	    !store_run(c, o, sp, buf, words * n, n))
+	if ((level && !may_push(c, o, sp)) || !may_push(c, o, last) || !store_words(c, o, sp, buf, words))
 		return false;
 	set_reg(c, RBP, n, n == 4 ? (uint32_t)frame : frame);
 	int_set_stack_reg(c, RSP, last);
