@@ -236,6 +236,23 @@ static int start(struct boot *b, struct err *err)
 	return machine_start(m, err);
 }
 
+static int save_initrd(const struct boot_options *o, struct err *err)
+{
+	struct blob initrd;
+	FILE *f;
+	int ret = 0;
+
+	if (get_initrd(o, &initrd, err) < 0)
+		return -1;
+	f = fopen(o->save_initrd, "wb");
+	if (!f || fwrite(initrd.data, 1, initrd.size, f) != initrd.size)
+		ret = -1;
+	if (f && fclose(f) != 0)
+		ret = -1;
+	blob_free(&initrd);
+	return ret < 0 ? err_set(err, "cannot write '%s': %s", o->save_initrd, strerror(errno)) : 0;
+}
+
 static void close_all(struct boot *b)
 {
 	machine_destroy(&b->machine);
@@ -250,6 +267,12 @@ int boot_main(int argc, char **argv)
 	int status;
 
 	boot_parse(&b->options, argc, argv);
+	if (b->options.save_initrd) {
+		if (save_initrd(&b->options, &err) == 0)
+			return STATUS_OK;
+		fprintf(stderr, "guestward: %s\n", err.text);
+		return STATUS_FAILED;
+	}
 	b->machine = (struct machine){ .system_fd = -1, .vm_fd = -1, .stop_fd = -1 };
 	if (start(b, &err) < 0) {
 		console_close(&b->console);

@@ -12,7 +12,7 @@
 #define FILES_MAX 32u
 
 struct boot_options {
-	const char *kernel, *initrd, *append, *cmdline, *modules, *busybox;
+	const char *kernel, *initrd, *append, *cmdline, *modules, *busybox, *save_initrd;
 	uint64_t memory;
 	unsigned cpus;
 	enum kernel_protocol protocol;

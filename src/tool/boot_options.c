@@ -11,7 +11,7 @@
 
 enum key {
 	KEY_KERNEL = 'k', KEY_INITRD = 'i', KEY_APPEND = 'a', KEY_MEMORY = 'm', KEY_CPUS = 'c', KEY_DISK = 'd', KEY_VERBOSE = 'v',
-	KEY_CMDLINE = 0x100, KEY_MODULES, KEY_BUSYBOX, KEY_FILE, KEY_PROTOCOL, KEY_DECOMPRESS, KEY_STATS, KEY_TRACE, KEY_ENGINE,
+	KEY_CMDLINE = 0x100, KEY_MODULES, KEY_BUSYBOX, KEY_FILE, KEY_SAVE_INITRD, KEY_PROTOCOL, KEY_DECOMPRESS, KEY_STATS, KEY_TRACE, KEY_ENGINE,
 	KEY_BACKEND,
 };
 
@@ -28,6 +28,7 @@ static const struct argp_option rows[] = {
 	{ "modules", KEY_MODULES, "DIR", 0, "the kernel's lib/modules/VERSION, for the initrd that is built", 3 },
 	{ "busybox", KEY_BUSYBOX, "FILE", 0, "static busybox for that initrd (default /bin/busybox)", 3 },
 	{ "file", KEY_FILE, "HOST[:GUEST]", 0, "put a file into that initrd, at GUEST or its own path", 3 },
+	{ "save-initrd", KEY_SAVE_INITRD, "FILE", 0, "write that initrd to FILE and boot nothing", 3 },
 	{ "stats", KEY_STATS, NULL, 0, "print counters at the end, on standard error", 4 },
 	{ "trace", KEY_TRACE, "LIST", 0, "trace the engine: names of trace rows, see guestward(1)", 4 },
 	{ "engine", KEY_ENGINE, "NAME", 0, "which execution engine", 4 },
@@ -118,6 +119,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case KEY_CMDLINE: o->cmdline = arg; break;
 	case KEY_MODULES: o->modules = arg; break;
 	case KEY_BUSYBOX: o->busybox = arg; break;
+	case KEY_SAVE_INITRD: o->save_initrd = arg; break;
 	case KEY_TRACE: o->trace = arg; break;
 	case KEY_ENGINE: o->engine = arg; break;
 	case KEY_STATS: o->stats = true; break;
@@ -139,7 +141,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		argp_error(state, "'%s' is not an option; a command for the guest comes after --", arg);
 		break;
 	case ARGP_KEY_END:
-		if (!o->kernel)
+		if (!o->kernel && !o->save_initrd)
 			argp_error(state, "no kernel: use --kernel=FILE (tools/fetch-kernel gets Debian's)");
 		if (o->initrd && o->command)
 			argp_error(state, "-- CMD runs in the initrd that is built: leave out --initrd");
