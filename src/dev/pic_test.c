@@ -51,7 +51,7 @@ static const struct row {
 		{ OUT, 0x4d0, 0x20 }, { LINE1, 5, 1 }, { LINE0, 5, 1 }, { ACK, 0, -1 } } },
 	{ "a slave level request that vanished gives the spurious 15", {
 		{ OUT, 0x4d1, 0x02 }, { LINE1, 9, 1 }, { LINE0, 9, 1 }, { ACK, 0, 0x2f }, { OUT, 0xa0, 0x0b }, { IN, 0xa0, 0 },
-		{ OUT, 0x20, 0x0b }, { IN, 0x20, 0x04 } } },
+		{ OUT, 0x20, 0x0b }, { IN, 0x20, 0x04 }, { OUT, 0x20, 0x20 }, { LINE1, 9, 1 }, { ACK, 0, 0x29 } } },
 	{ "special mask mode lets lower pins in", {
 		{ LINE1, 1, 1 }, { ACK, 0, 0x21 }, { LINE1, 6, 1 }, { ACK, 0, -1 }, { OUT, 0x20, 0x68 }, { OUT, 0x21, 0x02 },
 		{ ACK, 0, 0x26 } } },

@@ -90,6 +90,7 @@ static void test_rearm_into_past_is_bounded(void **state)
 	assert_int_equal(dev_timers_run(t), 2);
 	assert_int_equal(busy.n, 1);
 	assert_int_equal(other.n, 1);
+	assert_int_equal(other.order, busy.order + 1);
 	busy.rearms_into_past = false;
 	assert_int_equal(dev_timers_run(t), 1);
 	dev_timers_destroy(t);
