@@ -121,7 +121,8 @@ void sys_seg_drop_inner(struct vcpu *c, unsigned cpl)
 	for (unsigned i = 0; i < ARRAY_SIZE(data); i++) {
 		struct cpu_seg *s = &c->seg[data[i]];
 
-		if (s->dpl < cpl && (s->type & 0xc) != 0xc)
+		/* A null segment stays as it is, base included: kernels keep FS and GS bases under null selectors. */
+		if (!s->unusable && s->dpl < cpl && (s->type & 0xc) != 0xc)
 			sys_seg_null(s, 0);
 	}
 }
