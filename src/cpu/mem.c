@@ -137,6 +137,14 @@ static unsigned split(struct vcpu *c, const struct cpu_want *w, const struct acc
 	return 2;
 }
 
+/* Does the second half of a split operand leave the canonical addresses? Then the operand is refused before any walk. */
+static bool leaves_canonical(const struct vcpu *c, uint64_t gva)
+{
+	int64_t top = (int64_t)gva >> ((c->acc.cr4 & CR4_LA57 ? 57 : 48) - 1);
+
+	return c->mode == INSN_MODE_64 && top && top != -1;
+}
+
 /* As cpu_run_alone, but also for the engine's own accesses, which have no operation and RIP exact. */
 static bool alone(struct vcpu *c, const struct cpu_op *o)
 {
@@ -166,6 +174,8 @@ static bool judge(struct vcpu *c, const struct cpu_op *o, const struct cpu_want 
 		c->rip = cpu_op_rip(c, o);
 	for (unsigned i = 0; i < n; i++) {
 		r[i].n = (uint8_t)split(c, &want[i], &like, &rq[total]);
+		if (unlikely(r[i].n == 2 && leaves_canonical(c, rq[total + 1].gva.v)))
+			return cpu_fault(c, want[i].stack ? VEC_SS : VEC_GP, 0);
 		total += r[i].n;
 	}
 	c->stats.slow_accesses++;

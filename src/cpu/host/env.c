@@ -81,6 +81,21 @@ static unsigned env_put(const struct vcpu *c, unsigned opsize, uint8_t *out)
 	return 28;
 }
 
+/* Registers stay where they are when TOP changes; the image numbers them from TOP. */
+static void rotate(uint8_t *fx, unsigned old_top, unsigned new_top)
+{
+	uint8_t st[128];
+
+	memcpy(st, fx + FX_ST, sizeof(st));
+	for (unsigned i = 0; i < 8; i++)
+		memcpy(fx + FX_ST + 16 * i, st + 16 * ((i + new_top - old_top) & 7), 16);
+}
+
+static unsigned top_of(const uint8_t *fx)
+{
+	return fx_get16(fx, FX_FSW) >> 11 & 7;
+}
+
 static unsigned env_get(struct vcpu *c, unsigned opsize, const uint8_t *in)
 {
 	uint8_t *fx = c->fpu.area;
@@ -108,6 +123,7 @@ static unsigned env_get(struct vcpu *c, unsigned opsize, const uint8_t *in)
 	fsw &= (uint16_t)~(FSW_ES | FSW_B);
 	if (fsw & ~fcw & 0x3f)
 		fsw |= FSW_ES | FSW_B;
+	rotate(fx, top_of(fx), fsw >> 11 & 7);
 	fx_put16(fx, FX_FCW, fcw);
 	fx_put16(fx, FX_FSW, fsw);
 	fx_put16(fx, FX_FTW, short_tags(fx_get16(in, 2 * step)));
@@ -127,6 +143,7 @@ static bool pending(struct vcpu *c, const struct cpu_op *o)
 
 static void init(struct vcpu *c)
 {
+	rotate(c->fpu.area, top_of(c->fpu.area), 0);
 	memset(c->fpu.area, 0, FX_MXCSR);
 	fx_put16(c->fpu.area, FX_FCW, FCW_INIT);
 }

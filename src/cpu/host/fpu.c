@@ -10,8 +10,6 @@
 
 #include "cpu/host/host_private.h"
 
-struct fx { _Alignas(16) uint8_t b[512]; };
-
 static uint32_t stmxcsr(void)
 {
 	uint32_t v;
@@ -25,22 +23,32 @@ static void ldmxcsr(uint32_t v)
 	__asm__ volatile("ldmxcsr %0" : : "m"(v));
 }
 
-static void fxsave(struct fx *f)
+static void fxsave(struct host_fx *f)
 {
 	__asm__ volatile("fxsave64 %0" : "=m"(*f));
 }
 
-static void fxrstor(const struct fx *f)
+static void fxrstor(const struct host_fx *f)
 {
 	__asm__ volatile("fxrstor64 %0" : : "m"(*f)
 			 : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
 			   "xmm12", "xmm13", "xmm14", "xmm15");
 }
 
+void host_fx_save(struct host_fx *f)
+{
+	fxsave(f);
+}
+
+void host_fx_restore(const struct host_fx *f)
+{
+	fxrstor(f);
+}
+
 uint32_t cpu_mxcsr_mask(void)
 {
 	static uint32_t mask;	/* the same for all threads, whoever is first */
-	struct fx f;
+	struct host_fx f;
 	uint32_t m;
 
 	if (mask)
@@ -79,7 +87,7 @@ void host_mxcsr_set(struct vcpu *c, uint32_t v)
 void host_x87_load(struct vcpu *c)
 {
 	uint32_t mxcsr = stmxcsr();
-	struct fx f;
+	struct host_fx f;
 
 	memcpy(f.b, c->fpu.area, sizeof(f.b));
 	fx_put32(f.b, FX_MXCSR, mxcsr);
@@ -108,7 +116,7 @@ void cpu_fpu_save(struct vcpu *c)
 		return;
 	fx_put32(c->fpu.area, FX_MXCSR, host_mxcsr_get(c));
 	if (c->fpu.x87_live) {
-		struct fx f;
+		struct host_fx f;
 
 		fxsave(&f);
 		take_x87(c, f.b);

@@ -89,6 +89,10 @@ void host_set_stub(struct vcpu *c, const struct insn *in, struct cpu_op *o);
 void host_x87_load(struct vcpu *c);
 /* Put the x87 state into the area and take it out of the host: the area may then be changed. */
 void host_x87_drop(struct vcpu *c);
+/* The live state as it is, to go back to. XMM registers are clobbered by restore. */
+struct host_fx { _Alignas(16) uint8_t b[512]; };
+void host_fx_save(struct host_fx *f);
+void host_fx_restore(const struct host_fx *f);
 uint32_t host_mxcsr_get(struct vcpu *c);
 void host_mxcsr_set(struct vcpu *c, uint32_t v);
 /* After a signal took the live registers away: @fx is the FXSAVE image of the moment of the fault. */

@@ -122,19 +122,53 @@ static bool x87_store_suppressed(const struct cpu_op *o)
 	return fsw & FSW_ES && fsw & ~fcw & 0x1f;
 }
 
+/*
+ * The same when exceptions are unmasked: whether it stores at all is known only afterwards, and a store that does not happen
+ * cannot fault. So it is executed first, and undone if memory refuses.
+ */
+static __attribute__((noinline)) bool x87_store_unmasked(struct vcpu *c, const struct cpu_op *o, uint64_t la)
+{
+	_Alignas(64) uint8_t bounce[64];
+	struct cpu_ref r;
+	struct host_fx before;
+
+	host_fx_save(&before);
+	if (!exec(c, o, bounce))
+		return false;
+	if (x87_store_suppressed(o))
+		return true;
+	if (!cpu_ref_get(c, o, la, o->memsize, ACC_W, &r)) {
+		host_fx_restore(&before);
+		return false;
+	}
+	cpu_ref_store(c, o, &r, bounce);
+	return true;
+}
+
+static bool x87_is_unmasked(const struct cpu_op *o)
+{
+	uint16_t fcw;
+
+	if ((o->aux & AUX_GATE) != GATE_X87)
+		return false;
+	__asm__ volatile("fnstcw %0" : "=m"(fcw));
+	return ~fcw & 0x1f;
+}
+
 static __attribute__((noinline)) bool store_slow(struct vcpu *c, const struct cpu_op *o, uint64_t la)
 {
 	_Alignas(64) uint8_t bounce[64];
 	struct cpu_ref r;
 
+	if (x87_is_unmasked(o))
+		return x87_store_unmasked(c, o, la);
 	if (!cpu_ref_get(c, o, la, o->memsize, ACC_W, &r))
 		return false;
 	if (r.p && !r.code)
 		return exec(c, o, r.p);
 	if (!exec(c, o, bounce))
 		return false;
-	if (!x87_store_suppressed(o))
-		cpu_ref_store(c, o, &r, bounce);
+	cpu_ref_store(c, o, &r, bounce);
 	return true;
 }
 

@@ -198,10 +198,11 @@ static void gather_commit(struct vcpu *c, const struct cpu_op *o, const uint8_t 
 	/* Mask elements not reached hold all ones or nothing. */
 	for (unsigned i = done; i < n; i++)
 		memset(m + i * size, m[i * size + size - 1] & 0x80 ? 0xff : 0, size);
-	if (all)
+	/* Only completion clears what lies above the elements. */
+	if (all) {
 		memset(m, 0, 32);
-	memset(d + n * size, 0, 32 - n * size);
-	memset(m + n * size, 0, 32 - n * size);
+		memset(d + n * size, 0, 32 - n * size);
+	}
 	ymm_put(c, o->reg, d);
 	ymm_put(c, o->vvvv, m);
 }

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Runs the cases, prints one TAP line a family and a table, and can write the numbers for docs/conformance.md.
+ *
+ *	GW_DIFF_CASES=n		cases a form (default 40)
+ *	GW_DIFF_SEED=n		other cases
+ *	GW_DIFF_JSON=file	numbers of every family
+ *	arguments: names of operations to run alone, or -v to print every difference
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "diff.h"
+
+#define MAX_FAMILIES	80u
+#define SHOWN		8u	/* differences printed a form, without -v */
+
+struct family {
+	const char *name;
+	unsigned forms, host_forms, tested, host_tested, excluded, lacking;
+	uint64_t cases, faulted, unrunnable, wrong;
+};
+
+static struct diff_form *forms;
+static unsigned n_forms;
+static struct family families[MAX_FAMILIES];
+static unsigned n_families;
+static bool verbose;
+static unsigned shown;
+
+static struct family *family_of(const struct diff_form *f)
+{
+	const char *name = diff_family(&insn_rows[f->row]);
+	unsigned i;
+
+	for (i = 0; i < n_families; i++)
+		if (!strcmp(families[i].name, name))
+			return &families[i];
+	if (n_families == MAX_FAMILIES)
+		exit(2);
+	families[n_families].name = name;
+	return &families[n_families++];
+}
+
+static void print_case(const struct diff_case *k, const struct insn *in, const char *why)
+{
+	char name[96];
+
+	insn_format(in, diff_start(k), name, sizeof(name));
+	printf("# %s [", name);
+	for (unsigned i = 0; i < k->len; i++)
+		printf("%s%02x", i ? " " : "", k->code[i]);
+	printf("]%s%s: %s\n", k->mode == INSN_MODE_64 ? "" : " 32-bit", k->at_end ? k->beyond ? " across the page end" : " at the page end" : "", why);
+}
+
+static void check(const struct diff_case *k, const struct diff_result *native, bool alone)
+{
+	static struct diff_result engine;
+	struct diff_form *f = &forms[k->form];
+	struct family *fam = family_of(f);
+	const char *why;
+	struct insn in;
+
+	if (!native->done) {
+		fam->unrunnable++;
+		return;
+	}
+	diff_engine_run(k, &engine, alone);
+	insn_decode(k->code, k->len, k->mode, false, NULL, &in);
+	why = diff_compare(k, &in, native, &engine);
+	f->cases++;
+	fam->cases++;
+	fam->faulted += native->fault;
+	if (!why)
+		return;
+	f->wrong++;
+	fam->wrong++;
+	if (verbose || (f->wrong <= 2 && shown++ < 400))
+		print_case(k, &in, why);
+}
+
+static void run_batch(struct diff_case *k, unsigned n, struct rng *r)
+{
+	static struct diff_result out[DIFF_BATCH];
+
+	diff_native_run(k, out, n);
+	for (unsigned i = 0; i < n; i++)
+		check(&k[i], &out[i], chance(r, 30));
+}
+
+static bool is_wanted(const struct diff_form *f, int argc, char **argv)
+{
+	bool any = false;
+
+	for (int i = 1; i < argc; i++) {
+		if (argv[i][0] == '-')
+			continue;
+		any = true;
+		if (!strcmp(argv[i], insn_rows[f->row].name))
+			return true;
+	}
+	return !any;
+}
+
+static void write_json(const char *path)
+{
+	FILE *out = fopen(path, "w");
+
+	if (!out) {
+		printf("# cannot write %s\n", path);
+		return;
+	}
+	fprintf(out, "[\n");
+	for (unsigned i = 0; i < n_families; i++) {
+		const struct family *f = &families[i];
+
+		fprintf(out, "{\"family\": \"%s\", \"forms\": %u, \"tested\": %u, \"host_forms\": %u, \"host_tested\": %u, \"excluded\": %u, "
+			"\"lacking\": %u, \"cases\": %llu, \"faulted\": %llu, \"different\": %llu}%s\n", f->name, f->forms, f->tested, f->host_forms,
+			f->host_tested, f->excluded, f->lacking, (unsigned long long)f->cases, (unsigned long long)f->faulted,
+			(unsigned long long)f->wrong, i + 1 < n_families ? "," : "");
+	}
+	fprintf(out, "]\n");
+	fclose(out);
+}
+
+static void count_forms(void)
+{
+	for (unsigned i = 0; i < n_forms; i++) {
+		const struct insn_row *row = &insn_rows[forms[i].row];
+		struct family *fam = family_of(&forms[i]);
+		bool host = row->cls != IC_INT;
+
+		fam->forms++;
+		fam->host_forms += host;
+		if (forms[i].tested) {
+			fam->tested += forms[i].cases > 0;
+			fam->host_tested += host && forms[i].cases > 0;
+		} else if (diff_is_excluded(row->op)) {
+			fam->excluded++;
+		} else {
+			fam->lacking++;
+		}
+	}
+}
+
+static int report(void)
+{
+	struct family all = { .name = "all" };
+	int bad = 0;
+
+	printf("# %-12s %6s %6s %6s %6s %6s %8s %8s %6s\n", "family", "forms", "tested", "host", "excl", "lack", "cases", "faults", "differ");
+	for (unsigned i = 0; i < n_families; i++) {
+		const struct family *f = &families[i];
+
+		printf("# %-12s %6u %6u %6u %6u %6u %8llu %8llu %6llu\n", f->name, f->forms, f->tested, f->host_tested, f->excluded, f->lacking,
+		       (unsigned long long)f->cases, (unsigned long long)f->faulted, (unsigned long long)f->wrong);
+		all.forms += f->forms;
+		all.tested += f->tested;
+		all.host_tested += f->host_tested;
+		all.excluded += f->excluded;
+		all.lacking += f->lacking;
+		all.cases += f->cases;
+		all.unrunnable += f->unrunnable;
+		all.wrong += f->wrong;
+	}
+	printf("# %-12s %6u %6u %6u %6u %6u %8llu %8s %6llu; %llu cases could not be run\n", "all", all.forms, all.tested, all.host_tested,
+	       all.excluded, all.lacking, (unsigned long long)all.cases, "", (unsigned long long)all.wrong, (unsigned long long)all.unrunnable);
+	printf("1..%u\n", n_families);
+	for (unsigned i = 0; i < n_families; i++) {
+		const struct family *f = &families[i];
+		bool ok = !f->wrong && (f->cases || f->tested == 0);
+
+		bad += !ok;
+		printf("%sok %u - %s: %llu cases on %u of %u forms, %llu differ from the CPU%s\n", ok ? "" : "not ", i + 1, f->name,
+		       (unsigned long long)f->cases, f->tested, f->forms, (unsigned long long)f->wrong, f->tested ? "" : " # SKIP none can be run here");
+	}
+	return bad != 0;
+}
+
+int main(int argc, char **argv)
+{
+	static struct diff_case batch[DIFF_BATCH];
+	const char *cases = getenv("GW_DIFF_CASES"), *seed = getenv("GW_DIFF_SEED"), *json = getenv("GW_DIFF_JSON");
+	unsigned per_form = cases ? (unsigned)atoi(cases) : 40, n = 0;
+	struct rng r = { seed ? strtoull(seed, NULL, 0) : 1 };
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	for (int i = 1; i < argc; i++)
+		verbose |= !strcmp(argv[i], "-v");
+	if (diff_native_init() || diff_engine_init()) {
+		printf("Bail out! cannot set up\n");
+		return 1;
+	}
+	n_forms = diff_forms(&forms, diff_features());
+	for (unsigned i = 0; i < n_forms; i++) {
+		if (!forms[i].tested || !is_wanted(&forms[i], argc, argv))
+			continue;
+		for (unsigned j = 0; j < per_form; j++) {
+			batch[n].form = i;
+			if (!diff_generate(&forms[i], &r, &batch[n]))
+				continue;
+			if (++n == DIFF_BATCH) {
+				run_batch(batch, n, &r);
+				n = 0;
+			}
+		}
+	}
+	run_batch(batch, n, &r);
+	count_forms();
+	if (json)
+		write_json(json);
+	return report();
+}
