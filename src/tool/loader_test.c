@@ -264,7 +264,7 @@ static void mistake_is_told(void **state)
 {
 	const struct mistake *row = *state;
 	struct boot_options options;
-	char text[4096];
+	static char text[4096];
 	int pipes[2], status, argc = 0;
 	ssize_t n;
 	pid_t pid;
