@@ -8,6 +8,8 @@
 
 #include "mem/mem.h"
 
+#define MAX_PAGES	(1ull << 36)	/* KVM's largest slot has fewer than 2^31 */
+
 struct mem_dirty {
 	uint64_t n_pages;
 	_Atomic uint64_t word[];
@@ -31,7 +33,7 @@ int mem_dirty_new(uint64_t n_pages, bool all_ones, struct mem_dirty **out)
 	uint64_t words = n_words(n_pages);
 	struct mem_dirty *d;
 
-	if (words > (SIZE_MAX - sizeof(*d)) / sizeof(d->word[0]))
+	if (n_pages > MAX_PAGES)
 		return -ENOMEM;
 	d = calloc(1, sizeof(*d) + words * sizeof(d->word[0]));
 	if (!d)
