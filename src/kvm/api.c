@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT */
+/* The exported functions: gw_open, gw_ioctl, gw_mmap, gw_close, gw_owns. */
+#include <errno.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/trace.h"
+#include "guestward/guestward.h"
+#include "kvm/kvm.h"
+
+int gw_open(void)
+{
+	int fd, err;
+
+	gw_trace_from_env();
+	fd = kvm_file_new("kvm");
+	if (fd < 0)
+		return fd;
+	err = kvm_file_add(fd, KVM_FILE_SYSTEM, NULL, NULL);
+	if (err) {
+		close(fd);
+		return err;
+	}
+	return fd;
+}
+
+long gw_ioctl(int fd, unsigned long request, unsigned long arg)
+{
+	struct kvm_file *f = kvm_file_get(fd);
+	long ret;
+
+	if (!f)
+		return -EBADF;
+	ret = kvm_ioctl(f, (uint32_t)request, arg);
+	kvm_file_put(f);
+	return ret;
+}
+
+/*
+ * The ring page is the VM's, not the vCPU's: it is mapped over the third page from the first vCPU's file. A native mmap of
+ * another vCPU's descriptor sees a page of its own there.
+ */
+static int map_ring(struct kvm_file *f, uint8_t *at, size_t length, int prot, int flags, uint64_t offset)
+{
+	size_t skip = offset < VM_RING_OFFSET ? VM_RING_OFFSET - offset : 0;
+
+	if (f->vcpu->ring == f->vm->ring || offset > VM_RING_OFFSET || skip >= length)
+		return 0;
+	if (mmap(at + skip, GW_PAGE_SIZE, prot, (flags & (MAP_SHARED | MAP_PRIVATE)) | MAP_FIXED, f->vm->ring_fd, VM_RING_OFFSET) ==
+	    MAP_FAILED)
+		return -errno;
+	return 0;
+}
+
+void *gw_mmap(size_t length, int prot, int flags, int fd, uint64_t offset, int *err)
+{
+	struct kvm_file *f = kvm_file_get(fd);
+	void *p = NULL;
+
+	*err = -EBADF;
+	if (!f)
+		return NULL;
+	*err = -ENODEV;
+	if (f->kind != KVM_FILE_VCPU)
+		goto put;
+	p = mmap(NULL, length, prot, flags, fd, (off_t)offset);
+	if (p == MAP_FAILED) {
+		*err = -errno;
+		p = NULL;
+		goto put;
+	}
+	*err = map_ring(f, p, length, prot, flags, offset);
+	if (*err) {
+		munmap(p, length);
+		p = NULL;
+	}
+put:
+	kvm_file_put(f);
+	return p;
+}
+
+int gw_close(int fd)
+{
+	return kvm_file_close(fd);
+}
+
+int gw_owns(int fd)
+{
+	struct kvm_file *f = kvm_file_get(fd);
+
+	if (!f)
+		return 0;
+	kvm_file_put(f);
+	return 1;
+}

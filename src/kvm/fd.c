@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The table of descriptors: inode of a memfd -> object.
+ *
+ * An object is listed from its creation until gw_close() finds no other descriptor of its inode in this process. Calls in
+ * flight hold a reference of their own, so closing never takes an object away under one.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "kvm/kvm.h"
+
+#define N_BUCKETS	512u
+
+static pthread_rwlock_t lock = PTHREAD_RWLOCK_INITIALIZER;
+static struct kvm_file *buckets[N_BUCKETS];
+
+static struct kvm_file **bucket(ino_t ino)
+{
+	return &buckets[(ino ^ ino >> 9) % N_BUCKETS];
+}
+
+struct kvm_file *kvm_file_get(int fd)
+{
+	struct kvm_file *f;
+	struct stat st;
+
+	if (fstat(fd, &st))
+		return NULL;
+	pthread_rwlock_rdlock(&lock);
+	for (f = *bucket(st.st_ino); f; f = f->next) {
+		if (f->ino == st.st_ino && f->dev == st.st_dev) {
+			atomic_fetch_add(&f->refs, 1);
+			break;
+		}
+	}
+	pthread_rwlock_unlock(&lock);
+	return f;
+}
+
+void kvm_file_put(struct kvm_file *f)
+{
+	if (atomic_fetch_sub(&f->refs, 1) != 1)
+		return;
+	if (f->vm)
+		vm_put(f->vm);
+	free(f);
+}
+
+int kvm_file_new(const char *name)
+{
+	int fd = memfd_create(name, MFD_CLOEXEC);
+
+	return fd < 0 ? -errno : fd;
+}
+
+int kvm_file_add(int fd, enum kvm_kind kind, struct vm *vm, struct vm_vcpu *vcpu)
+{
+	struct kvm_file *f;
+	struct stat st;
+
+	if (fstat(fd, &st))
+		return -errno;
+	f = calloc(1, sizeof(*f));
+	if (!f)
+		return -ENOMEM;
+	atomic_init(&f->refs, 1);
+	f->kind = kind;
+	f->dev = st.st_dev;
+	f->ino = st.st_ino;
+	f->vm = vm;
+	f->vcpu = vcpu;
+	f->is_listed = true;
+	pthread_rwlock_wrlock(&lock);
+	f->next = *bucket(f->ino);
+	*bucket(f->ino) = f;
+	pthread_rwlock_unlock(&lock);
+	return 0;
+}
+
+/* True: this call took it off the list. */
+static bool unlist(struct kvm_file *f)
+{
+	bool mine;
+
+	pthread_rwlock_wrlock(&lock);
+	mine = f->is_listed;
+	for (struct kvm_file **p = bucket(f->ino); mine && *p; p = &(*p)->next) {
+		if (*p == f) {
+			*p = f->next;
+			break;
+		}
+	}
+	f->is_listed = false;
+	pthread_rwlock_unlock(&lock);
+	return mine;
+}
+
+static bool is_of(int fd, const struct kvm_file *f)
+{
+	struct stat st;
+
+	return !fstat(fd, &st) && st.st_ino == f->ino && st.st_dev == f->dev;
+}
+
+/* Our own duplicate of the first vCPU's file (coalesced ring) is not the client's. */
+static bool is_ours(int fd, const struct kvm_file *f)
+{
+	return f->vm && fd == f->vm->ring_fd;
+}
+
+/* Without /proc: every number that can be open. */
+static bool has_descriptor_slow(const struct kvm_file *f)
+{
+	struct rlimit limit;
+	int n = getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur > 65536 ? 65536 : (int)limit.rlim_cur;
+
+	for (int fd = 0; fd < n; fd++)
+		if (!is_ours(fd, f) && is_of(fd, f))
+			return true;
+	return false;
+}
+
+static bool has_descriptor(const struct kvm_file *f)
+{
+	DIR *d = opendir("/proc/self/fd");
+	bool found = false;
+	struct dirent *e;
+
+	if (!d)
+		return has_descriptor_slow(f);
+	while (!found && (e = readdir(d))) {
+		int fd = atoi(e->d_name);
+
+		found = e->d_name[0] != '.' && fd != dirfd(d) && !is_ours(fd, f) && is_of(fd, f);
+	}
+	closedir(d);
+	return found;
+}
+
+int kvm_file_close(int fd)
+{
+	struct kvm_file *f = kvm_file_get(fd);
+
+	if (!f)
+		return -EBADF;
+	close(fd);
+	if (!has_descriptor(f) && unlist(f))
+		kvm_file_put(f);
+	kvm_file_put(f);
+	return 0;
+}

@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: MIT */
+/* ioctls of a VM's descriptor. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "kvm/kvm.h"
+
+static long check_extension(struct kvm_call *k)
+{
+	return kvm_check_extension(k->vm, k->arg);
+}
+
+static long enable_cap(struct kvm_call *k)
+{
+	return kvm_enable_cap_vm(k->vm, k->data);
+}
+
+static long create_vcpu(struct kvm_call *k)
+{
+	struct vm_vcpu *v;
+	int fd, err;
+
+	err = vm_vcpu_create(k->vm, k->arg, &v, &fd);
+	if (err)
+		return err;
+	err = kvm_file_add(fd, KVM_FILE_VCPU, vm_get(k->vm), v);
+	if (err) {
+		/* The vCPU stays, as in KVM when the descriptor fails last; its number is used up. */
+		vm_put(k->vm);
+		close(fd);
+		return err;
+	}
+	return fd;
+}
+
+/* ---- memory ------------------------------------------------------------------------------------------------------------ */
+
+static long set_region(struct kvm_call *k)
+{
+	struct kvm_userspace_memory_region2 r = { 0 };
+
+	memcpy(&r, k->data, sizeof(struct kvm_userspace_memory_region));
+	return vm_set_region(k->vm, &r);
+}
+
+static long set_region2(struct kvm_call *k)
+{
+	return vm_set_region(k->vm, k->data);
+}
+
+static long get_dirty_log(struct kvm_call *k)
+{
+	const struct kvm_dirty_log *log = k->data;
+	uint64_t *bitmap;
+	size_t bytes;
+	int err = vm_get_dirty_log(k->vm, log->slot, &bitmap, &bytes);
+
+	if (err)
+		return err;
+	err = kvm_copy_out((uintptr_t)log->dirty_bitmap, bitmap, bytes);
+	free(bitmap);
+	return err;
+}
+
+static long clear_dirty_log(struct kvm_call *k)
+{
+	const struct kvm_clear_dirty_log *log = k->data;
+	size_t bytes = ((size_t)log->num_pages + 63) / 64 * 8;
+	uint64_t *bitmap = calloc(1, bytes ? bytes : 1);
+	int err;
+
+	if (!bitmap)
+		return -ENOMEM;
+	err = kvm_copy_in(bitmap, (uintptr_t)log->dirty_bitmap, bytes);
+	if (!err)
+		err = vm_clear_dirty_log(k->vm, log, bitmap);
+	free(bitmap);
+	return err;
+}
+
+static long set_tss_addr(struct kvm_call *k)
+{
+	if (k->arg > 0xffffd000ul)
+		return -EINVAL;
+	k->vm->tss_addr = k->arg;	/* nothing of ours needs a hidden TSS */
+	return 0;
+}
+
+static long set_identity_map(struct kvm_call *k)
+{
+	uint64_t addr = *(const uint64_t *)k->data;
+
+	if (atomic_load(&k->vm->n_vcpus))
+		return -EINVAL;
+	k->vm->identity_addr = addr ? addr : 0xfffbc000;
+	return 0;
+}
+
+static long register_zone(struct kvm_call *k)
+{
+	return vm_zone_register(k->vm, k->data);
+}
+
+static long unregister_zone(struct kvm_call *k)
+{
+	return vm_zone_unregister(k->vm, k->data);
+}
+
+/* ---- interrupts -------------------------------------------------------------------------------------------------------- */
+
+static long create_irqchip(struct kvm_call *k)
+{
+	return vm_create_irqchip(k->vm, false, 0);
+}
+
+static int set_line(struct vm *vm, const struct kvm_irq_level *irq, bool want_status)
+{
+	/* A device of the client has worked: guest memory may be other than decoded code remembers. */
+	atomic_fetch_add(&vm->touched, 1);
+	return dev_irq_set_line(vm->irqchip, DEV_IRQ_USER, irq->irq, irq->level, want_status);
+}
+
+static long irq_line(struct kvm_call *k)
+{
+	if (!k->vm->irqchip)
+		return -ENXIO;
+	set_line(k->vm, k->data, false);
+	return 0;
+}
+
+static long irq_line_status(struct kvm_call *k)
+{
+	struct kvm_irq_level *irq = k->data;
+
+	if (!k->vm->irqchip)
+		return -ENXIO;
+	irq->status = set_line(k->vm, irq, true);
+	return 0;
+}
+
+static long signal_msi(struct kvm_call *k)
+{
+	const struct kvm_msi *m = k->data;
+
+	if (!k->vm->irqchip || m->flags & ~(uint32_t)KVM_MSI_VALID_DEVID)
+		return -EINVAL;
+	atomic_fetch_add(&k->vm->touched, 1);
+	return dev_irq_msi(k->vm->irqchip, m->address_lo | (uint64_t)m->address_hi << 32, m->data);
+}
+
+static long set_routing(struct kvm_call *k)
+{
+	struct kvm_irq_routing_entry *e;
+	struct kvm_irq_routing head;
+	long err;
+
+	if (kvm_copy_in(&head, k->arg, sizeof(head)))
+		return -EFAULT;
+	if (!k->vm->irqchip || head.nr > DEV_MAX_GSI || head.flags)
+		return -EINVAL;
+	e = calloc(head.nr ? head.nr : 1, sizeof(*e));
+	if (!e)
+		return -ENOMEM;
+	err = kvm_copy_in(e, k->arg + sizeof(head), head.nr * sizeof(*e));
+	if (!err)
+		err = dev_irq_set_routing(k->vm->irqchip, e, head.nr);
+	free(e);
+	return err;
+}
+
+static bool has_full_chip(const struct vm *vm)
+{
+	return vm->irqchip && !vm->is_split;
+}
+
+static long get_irqchip(struct kvm_call *k)
+{
+	return has_full_chip(k->vm) ? dev_irqchip_get(k->vm->irqchip, k->data) : -ENXIO;
+}
+
+static long set_irqchip(struct kvm_call *k)
+{
+	return has_full_chip(k->vm) ? dev_irqchip_set(k->vm->irqchip, k->data) : -ENXIO;
+}
+
+static long make_pit(struct vm *vm, uint32_t flags)
+{
+	long err;
+
+	pthread_mutex_lock(&vm->lock);
+	err = !has_full_chip(vm) ? -ENOENT : dev_pit_create(vm->irqchip, flags);
+	pthread_mutex_unlock(&vm->lock);
+	return err;
+}
+
+static long create_pit(struct kvm_call *k)
+{
+	return make_pit(k->vm, KVM_PIT_SPEAKER_DUMMY);
+}
+
+static long create_pit2(struct kvm_call *k)
+{
+	return make_pit(k->vm, ((const struct kvm_pit_config *)k->data)->flags);
+}
+
+static long get_pit(struct kvm_call *k)
+{
+	return has_full_chip(k->vm) ? dev_pit_get(k->vm->irqchip, k->data) : -ENXIO;
+}
+
+static long set_pit(struct kvm_call *k)
+{
+	return has_full_chip(k->vm) ? dev_pit_set(k->vm->irqchip, k->data) : -ENXIO;
+}
+
+static long get_pit2(struct kvm_call *k)
+{
+	return has_full_chip(k->vm) ? dev_pit_get2(k->vm->irqchip, k->data) : -ENXIO;
+}
+
+static long set_pit2(struct kvm_call *k)
+{
+	return has_full_chip(k->vm) ? dev_pit_set2(k->vm->irqchip, k->data) : -ENXIO;
+}
+
+static long reinject_control(struct kvm_call *k)
+{
+	const struct kvm_reinject_control *r = k->data;
+
+	return has_full_chip(k->vm) ? dev_pit_set_reinject(k->vm->irqchip, r->pit_reinject) : -ENXIO;
+}
+
+static long irqfd(struct kvm_call *k)
+{
+	return vm_irqfd(k->vm, k->data);
+}
+
+static long ioeventfd(struct kvm_call *k)
+{
+	return vm_ioeventfd(k->vm, k->data);
+}
+
+static long set_boot_id(struct kvm_call *k)
+{
+	return vm_set_boot_id(k->vm, (uint32_t)k->arg);
+}
+
+/* ---- time, statistics --------------------------------------------------------------------------------------------------- */
+
+static long get_clock(struct kvm_call *k)
+{
+	return vm_clock_get(k->vm, k->data);
+}
+
+static long set_clock(struct kvm_call *k)
+{
+	return vm_clock_set(k->vm, k->data);
+}
+
+static long set_tsc_khz(struct kvm_call *k)
+{
+	uint64_t khz = k->arg ? k->arg : vm_host_tsc_khz();
+	long err = -EINVAL;
+
+	if (khz > UINT32_MAX)
+		return -EINVAL;
+	pthread_mutex_lock(&k->vm->lock);
+	if (!atomic_load(&k->vm->n_vcpus)) {
+		k->vm->default_tsc_khz = (uint32_t)khz;
+		err = 0;
+	}
+	pthread_mutex_unlock(&k->vm->lock);
+	return err;
+}
+
+static long get_tsc_khz(struct kvm_call *k)
+{
+	return k->vm->default_tsc_khz;
+}
+
+static long get_stats_fd(struct kvm_call *k)
+{
+	return vm_stats_open(k->vm, NULL);
+}
+
+/* ---- what is not there --------------------------------------------------------------------------------------------------- */
+
+static long no_device(struct kvm_call *k)
+{
+	return -ENODEV;
+}
+
+static long invalid(struct kvm_call *k)
+{
+	return -EINVAL;
+}
+
+static long set_nr_mmu_pages(struct kvm_call *k)
+{
+	return k->arg < 64 ? -EINVAL : 0;	/* a bound on shadow pages; there are none */
+}
+
+const struct kvm_row kvm_vm_rows[] = {
+	{ KVM_CHECK_EXTENSION,		ARG_ANY,	.fn = check_extension },
+	{ KVM_ENABLE_CAP,		ARG_IN,		.fn = enable_cap },
+	{ KVM_CREATE_VCPU,		ARG_ANY,	.fn = create_vcpu },
+	{ KVM_SET_USER_MEMORY_REGION,	ARG_IN,		.fn = set_region },
+	{ KVM_SET_USER_MEMORY_REGION2,	ARG_IN,		.fn = set_region2 },
+	{ KVM_GET_DIRTY_LOG,		ARG_IN,		.fn = get_dirty_log },
+	{ KVM_CLEAR_DIRTY_LOG,		ARG_IN,		.fn = clear_dirty_log },
+	{ KVM_SET_TSS_ADDR,		ARG_ANY,	.fn = set_tss_addr },
+	{ KVM_SET_IDENTITY_MAP_ADDR,	ARG_IN,		.fn = set_identity_map },
+	{ KVM_SET_NR_MMU_PAGES,		ARG_ANY,	.fn = set_nr_mmu_pages },
+	{ KVM_REGISTER_COALESCED_MMIO,	ARG_IN,		.fn = register_zone },
+	{ KVM_UNREGISTER_COALESCED_MMIO, ARG_IN,	.fn = unregister_zone },
+	{ KVM_CREATE_IRQCHIP,		ARG_ANY,	.fn = create_irqchip },
+	{ KVM_IRQ_LINE,			ARG_IN,		.fn = irq_line },
+	{ KVM_IRQ_LINE_STATUS,		ARG_INOUT,	.fn = irq_line_status },
+	{ KVM_SIGNAL_MSI,		ARG_IN,		.fn = signal_msi },
+	{ KVM_SET_GSI_ROUTING,		ARG_RAW,	.fn = set_routing },
+	{ KVM_GET_IRQCHIP,		ARG_INOUT,	.fn = get_irqchip },
+	{ KVM_SET_IRQCHIP,		ARG_IN,		.fn = set_irqchip, .size = sizeof(struct kvm_irqchip) },
+	{ KVM_CREATE_PIT,		ARG_ANY,	.fn = create_pit },
+	{ KVM_CREATE_PIT2,		ARG_IN,		.fn = create_pit2 },
+	{ KVM_GET_PIT,			ARG_INOUT,	.fn = get_pit },
+	{ KVM_SET_PIT,			ARG_IN,		.fn = set_pit, .size = sizeof(struct kvm_pit_state) },
+	{ KVM_GET_PIT2,			ARG_OUT,	.fn = get_pit2 },
+	{ KVM_SET_PIT2,			ARG_IN,		.fn = set_pit2 },
+	{ KVM_REINJECT_CONTROL,		ARG_IN,		.fn = reinject_control, .size = sizeof(struct kvm_reinject_control) },
+	{ KVM_IRQFD,			ARG_IN,		.fn = irqfd },
+	{ KVM_IOEVENTFD,		ARG_IN,		.fn = ioeventfd },
+	{ KVM_SET_BOOT_CPU_ID,		ARG_ANY,	.fn = set_boot_id },
+	{ KVM_GET_CLOCK,		ARG_OUT,	.fn = get_clock },
+	{ KVM_SET_CLOCK,		ARG_IN,		.fn = set_clock },
+	{ KVM_SET_TSC_KHZ,		ARG_ANY,	.fn = set_tsc_khz },
+	{ KVM_GET_TSC_KHZ,		ARG_ANY,	.fn = get_tsc_khz },
+	{ KVM_GET_STATS_FD,		ARG_ANY,	.fn = get_stats_fd },
+	{ KVM_CREATE_DEVICE,		ARG_INOUT,	.fn = no_device },
+	{ KVM_XEN_HVM_CONFIG,		ARG_IN,		.fn = invalid },
+};
+const unsigned kvm_n_vm_rows = ARRAY_SIZE(kvm_vm_rows);

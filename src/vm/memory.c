@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Memory regions and the dirty log: the client's requests checked in KVM's order, then turned into a new memory map.
+ *
+ * A slot's dirty bitmap is owned here: made when logging is switched on, handed to the new map, and freed when the map that
+ * used it last is gone (acc_vm_set_map() returns only then).
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/trace.h"
+#include "vm/vm.h"
+
+
+#define USER_END_LA57	0x00fffffffffff000ull
+
+static bool is_aligned(uint64_t v)
+{
+	return !(v & GW_PAGE_MASK);
+}
+
+static int check_region(const struct kvm_userspace_memory_region2 *r)
+{
+	if (r->flags & ~(uint32_t)(KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY))
+		return -EINVAL;
+	if (!is_aligned(r->memory_size) || !is_aligned(r->guest_phys_addr))
+		return -EINVAL;
+	if (!is_aligned(r->userspace_addr) || r->userspace_addr + r->memory_size < r->userspace_addr ||
+	    r->userspace_addr + r->memory_size > USER_END_LA57)
+		return -EINVAL;
+	if (r->slot >> 16 || r->slot >= VM_MAX_SLOTS)
+		return -EINVAL;
+	if (r->guest_phys_addr + r->memory_size < r->guest_phys_addr)
+		return -EINVAL;
+	if (r->memory_size >> GW_PAGE_SHIFT > 0x7fffffffull)
+		return -EINVAL;
+	return 0;
+}
+
+static const struct mem_slot *slot_by_id(struct vm *vm, uint32_t id)
+{
+	const struct mem_map *map = acc_vm_map(vm->acc);
+
+	for (unsigned i = 0; map && i < map->n; i++)
+		if (map->slot[i].id == id)
+			return &map->slot[i];
+	return NULL;
+}
+
+static bool is_same(const struct mem_slot *a, const struct mem_slot *b)
+{
+	return a->first.v == b->first.v && a->n_pages == b->n_pages && a->hva == b->hva && a->flags == b->flags;
+}
+
+static int change(struct vm *vm, const struct kvm_userspace_memory_region2 *r)
+{
+	const struct mem_slot *found = slot_by_id(vm, r->slot);
+	struct mem_slot was = found ? *found : (struct mem_slot){ 0 };
+	struct mem_slot s = {
+		.id = r->slot,
+		.first = gpa_gfn(GPA(r->guest_phys_addr)),
+		.n_pages = r->memory_size >> GW_PAGE_SHIFT,
+		.hva = (uint8_t *)(uintptr_t)r->userspace_addr,
+		.flags = (r->flags & KVM_MEM_READONLY ? MEM_READONLY : 0) | (r->flags & KVM_MEM_LOG_DIRTY_PAGES ? MEM_LOG_DIRTY : 0),
+		.dirty = was.dirty,
+	};
+	struct mem_dirty *fresh = NULL;
+	struct mem_map *map;
+	int err;
+
+	if (found && s.n_pages && is_same(&was, &s))
+		return 0;
+	if (s.n_pages && (s.flags & MEM_LOG_DIRTY) && !was.dirty) {
+		err = mem_dirty_new(s.n_pages, vm->dirty_protect & 2, &fresh);
+		if (err)
+			return err;
+		s.dirty = fresh;
+	}
+	if (!(s.flags & MEM_LOG_DIRTY))
+		s.dirty = NULL;
+	err = mem_map_change(acc_vm_map(vm->acc), &s, &map);
+	if (err) {
+		mem_dirty_free(fresh);
+		return err;
+	}
+	acc_vm_set_map(vm->acc, map);
+	/* No vCPU uses the old map any more, so nobody marks in a bitmap that only it named. */
+	if (was.dirty && (!s.n_pages || s.dirty != was.dirty))
+		mem_dirty_free(was.dirty);
+	/* The client may do with that memory what it wants before it comes back, at the same or another address. */
+	if (found && (!s.n_pages || s.first.v != was.first.v))
+		mem_code_drop(vm->code, was.hva, was.n_pages << GW_PAGE_SHIFT);
+	return 0;
+}
+
+int vm_set_region(struct vm *vm, const struct kvm_userspace_memory_region2 *r)
+{
+	int err = check_region(r);
+
+	if (err)
+		return err;
+	pthread_mutex_lock(&vm->lock);
+	err = change(vm, r);
+	pthread_mutex_unlock(&vm->lock);
+	gw_trace(slot, -1, 0, r->slot, (unsigned long long)r->guest_phys_addr, (unsigned long long)r->memory_size,
+		 (unsigned long long)r->userspace_addr, r->flags, err ? "refused" : r->memory_size ? "set" : "deleted");
+	return err;
+}
+
+static size_t bitmap_bytes(uint64_t n_pages)
+{
+	return (n_pages + 63) / 64 * 8;
+}
+
+/* With vm->lock held. NULL and *err: -EINVAL bad id, -ENOENT no slot or no log. */
+static const struct mem_slot *logged_slot(struct vm *vm, uint32_t id, int *err)
+{
+	const struct mem_slot *s;
+
+	*err = -EINVAL;
+	if (id >> 16 || id >= VM_MAX_SLOTS)
+		return NULL;
+	*err = -ENOENT;
+	s = slot_by_id(vm, id);
+	return s && s->dirty ? s : NULL;
+}
+
+int vm_get_dirty_log(struct vm *vm, uint32_t slot, uint64_t **bitmap, size_t *bytes)
+{
+	const struct mem_slot *s;
+	bool clear;
+	int err;
+
+	pthread_mutex_lock(&vm->lock);
+	s = logged_slot(vm, slot, &err);
+	if (!s)
+		goto unlock;
+	*bytes = bitmap_bytes(s->n_pages);
+	*bitmap = calloc(1, *bytes);
+	err = *bitmap ? 0 : -ENOMEM;
+	if (err)
+		goto unlock;
+	clear = !(vm->dirty_protect & 1);
+	mem_dirty_fetch(s->dirty, *bitmap, clear);
+	if (clear)
+		acc_forget(vm->acc, NULL, s->first, s->n_pages, ACC_W);
+unlock:
+	pthread_mutex_unlock(&vm->lock);
+	return err;
+}
+
+int vm_clear_dirty_log(struct vm *vm, const struct kvm_clear_dirty_log *log, const uint64_t *bitmap)
+{
+	const struct mem_slot *s;
+	int err;
+
+	if (log->first_page % 64)
+		return -EINVAL;
+	pthread_mutex_lock(&vm->lock);
+	s = logged_slot(vm, log->slot, &err);
+	if (!s)
+		goto unlock;
+	err = -EINVAL;
+	if (log->first_page > s->n_pages || log->num_pages > s->n_pages - log->first_page ||
+	    (log->num_pages % 64 && log->num_pages < s->n_pages - log->first_page))
+		goto unlock;
+	err = 0;
+	if (!log->num_pages)
+		goto unlock;
+	mem_dirty_clear(s->dirty, log->first_page, log->num_pages, bitmap);
+	acc_forget(vm->acc, NULL, GFN(s->first.v + log->first_page), log->num_pages, ACC_W);
+unlock:
+	pthread_mutex_unlock(&vm->lock);
+	return err;
+}

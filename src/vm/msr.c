@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * MSRs of the machine (TSC, LAPIC, paravirtual ones), the lists of what to save, feature MSRs.
+ * What the processor owns is in cpu/sys; the ioctls ask there first.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/trace.h"
+#include "cpu/sys/sys.h"
+#include "vm/vm.h"
+
+#define MSR_TSC			0x10
+#define MSR_APIC_BASE		0x1b
+#define MSR_TSC_ADJUST		0x3b
+#define MSR_UCODE_REV		0x8b
+#define MSR_PLATFORM_INFO	0xce
+#define MSR_ARCH_CAPS		0x10a
+#define MSR_TSC_DEADLINE	0x6e0
+#define MSR_DE_CFG		0xc0011029
+
+/* State to save that the processor does not own; the processor's list goes before it. */
+const uint32_t vm_msr_list[] = {
+	MSR_TSC, MSR_TSC_ADJUST, MSR_TSC_DEADLINE, 0x12, 0x11, 0x4b564d01, 0x4b564d00, 0x4b564d03, 0x4b564d05,
+};
+const unsigned vm_n_msr_list = ARRAY_SIZE(vm_msr_list);
+
+const uint32_t vm_msr_feature_list[] = { MSR_UCODE_REV, MSR_ARCH_CAPS, MSR_PLATFORM_INFO, MSR_DE_CFG };
+const unsigned vm_n_msr_feature_list = ARRAY_SIZE(vm_msr_feature_list);
+
+/*
+ * Bits of IA32_ARCH_CAPABILITIES: the guest's code never runs on the host's speculation paths as its own kernel and user, so
+ * none of the mitigations that these switch off has anything to protect here. RDCL_NO, IBRS_ALL, SKIP_L1DFL, SSB_NO, MDS_NO,
+ * PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO, GDS_NO, RFDS_NO, ITS_NO.
+ */
+#define ARCH_CAPS (BIT64(0) | BIT64(1) | BIT64(3) | BIT64(4) | BIT64(5) | BIT64(6) | BIT64(8) | BIT64(13) | BIT64(14) | \
+		   BIT64(15) | BIT64(20) | BIT64(24) | BIT64(26) | BIT64(27) | BIT64(62))
+
+int vm_msr_feature_get(uint32_t index, uint64_t *value)
+{
+	switch (index) {
+	case MSR_UCODE_REV:
+		*value = 0x100000000ull;
+		return 0;
+	case MSR_ARCH_CAPS:
+		*value = ARCH_CAPS;
+		return 0;
+	case MSR_PLATFORM_INFO:
+		*value = BIT64(31);	/* CPUID faulting */
+		return 0;
+	case MSR_DE_CFG:
+		*value = BIT64(1);	/* LFENCE serialises */
+		return 0;
+	default:
+		return -EINVAL;
+	}
+}
+
+/* ---- our MSRs ---------------------------------------------------------------------------------------------------------- */
+
+static bool is_apic_msr(uint32_t index)
+{
+	return index == MSR_APIC_BASE || index == MSR_TSC_DEADLINE || (index >= 0x800 && index <= 0x8ff);
+}
+
+/* 0, -EINVAL; -ENOENT: no such MSR. */
+static int get(struct vm_vcpu *v, uint32_t index, bool host, uint64_t *value)
+{
+	*value = 0;
+	switch (index) {
+	case MSR_TSC:
+		*value = vm_tsc(v);
+		return 0;
+	case MSR_TSC_ADJUST:
+		*value = v->c.msr.tsc_adjust;
+		return host || vm_cpuid_has(&v->c, 7, 1, 1) ? 0 : -EINVAL;
+	case MSR_APIC_BASE:
+		*value = vm_get_apic_base(v);
+		return 0;
+	}
+	if (is_apic_msr(index)) {
+		if (!v->lapic)
+			return host && index == MSR_TSC_DEADLINE ? 0 : -EINVAL;
+		return dev_lapic_read_msr(v->lapic, index, host, value);
+	}
+	return vm_pv_msr_get(v, index, host, value);
+}
+
+static int set_tsc(struct vm_vcpu *v, bool host, uint64_t value)
+{
+	if (host) {
+		vm_tsc_host_write(v, value);
+		return 0;
+	}
+	/* The guest's write moves TSC_ADJUST by the same amount (SDM vol. 3 "IA32_TSC_ADJUST Support"). */
+	v->c.msr.tsc_adjust += value - vm_tsc(v);
+	vm_tsc_guest_write(v, value);
+	return 0;
+}
+
+static int set_tsc_adjust(struct vm_vcpu *v, bool host, uint64_t value)
+{
+	if (!vm_cpuid_has(&v->c, 7, 1, 1))
+		return host && !value ? 0 : -EINVAL;
+	/* The client restores the offset with MSR 0x10 and must not move it twice. */
+	if (!host)
+		vm_tsc_set_offset(v, atomic_load(&v->tsc_offset) + value - v->c.msr.tsc_adjust);
+	v->c.msr.tsc_adjust = value;
+	return 0;
+}
+
+static int set(struct vm_vcpu *v, uint32_t index, bool host, uint64_t value)
+{
+	switch (index) {
+	case MSR_TSC:
+		return set_tsc(v, host, value);
+	case MSR_TSC_ADJUST:
+		return set_tsc_adjust(v, host, value);
+	case MSR_APIC_BASE:
+		if (!v->lapic)
+			return vm_set_apic_base(v, value) ? -EINVAL : 0;
+		break;
+	}
+	if (is_apic_msr(index)) {
+		if (!v->lapic)
+			return host && !value ? 0 : -EINVAL;
+		return dev_lapic_write_msr(v->lapic, index, host, value) ? -EINVAL : 0;
+	}
+	return vm_pv_msr_set(v, index, host, value);
+}
+
+/* ---- ioctls ------------------------------------------------------------------------------------------------------------ */
+
+int vm_msr_get(struct vm_vcpu *v, uint32_t index, uint64_t *value)
+{
+	if (cpu_msr_owned(&v->c, index))
+		return cpu_msr_get(&v->c, index, value, true) ? -EINVAL : 0;
+	return get(v, index, true, value) ? -EINVAL : 0;
+}
+
+int vm_msr_set(struct vm_vcpu *v, uint32_t index, uint64_t value)
+{
+	if (cpu_msr_owned(&v->c, index))
+		return cpu_msr_set(&v->c, index, value, true) ? -EINVAL : 0;
+	return set(v, index, true, value) ? -EINVAL : 0;
+}
+
+/* ---- the guest --------------------------------------------------------------------------------------------------------- */
+
+/* The client wants to answer for MSRs nobody knows. */
+static int unknown(struct vcpu *c, uint32_t index, bool write, uint64_t value, uint32_t reason)
+{
+	if (!(vm_vcpu_of(c)->vm->msr_exit_reasons & reason))
+		return 1;
+	c->msr_exit.index = index;
+	c->msr_exit.data = value;
+	c->msr_exit.write = write;
+	c->msr_exit.reason = reason;
+	return 2;
+}
+
+/* The answer to the exit this very instruction made: 0 or 1; -1: there is none. */
+static int answered(struct vm_vcpu *v, uint32_t index, uint64_t *value)
+{
+	bool valid = v->msr_answer.valid && v->msr_answer.index == index;
+
+	v->msr_answer.valid = false;
+	if (!valid)
+		return -1;
+	if (value)
+		*value = v->msr_answer.data;
+	return v->msr_answer.is_error;
+}
+
+int vm_env_rdmsr(struct vcpu *c, uint32_t index, uint64_t *value)
+{
+	struct vm_vcpu *v = vm_vcpu_of(c);
+	int r = answered(v, index, value);
+
+	if (r >= 0)
+		return r;
+	r = get(v, index, false, value);
+	gw_trace(msr_read, (int)v->index, c->stats.insns, index, (unsigned long long)*value, !r);
+	if (r)
+		return unknown(c, index, false, 0, r == -ENOENT ? KVM_MSR_EXIT_REASON_UNKNOWN : KVM_MSR_EXIT_REASON_INVAL);
+	return 0;
+}
+
+int vm_env_wrmsr(struct vcpu *c, uint32_t index, uint64_t value)
+{
+	struct vm_vcpu *v = vm_vcpu_of(c);
+	int r = answered(v, index, NULL);
+
+	if (r >= 0)
+		return r;
+	r = set(v, index, false, value);
+	gw_trace(msr_write, (int)v->index, c->stats.insns, index, (unsigned long long)value, !r);
+	if (r)
+		return unknown(c, index, true, value, r == -ENOENT ? KVM_MSR_EXIT_REASON_UNKNOWN : KVM_MSR_EXIT_REASON_INVAL);
+	return 0;
+}

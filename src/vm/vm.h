@@ -1,0 +1,378 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A VM and its vCPUs: the objects behind the descriptors, without the descriptors. The face (src/kvm) holds references to a
+ * struct vm: one for the VM's descriptor, one for each vCPU's and each statistics descriptor, one for each call that runs.
+ * The last one out takes everything down.
+ *
+ * Locks, outermost first (docs: each may be taken while those before it are held, never the other way round):
+ *   vm_vcpu.lock     every call on one vCPU, KVM_RUN included
+ *   vm.lock          slots, creation of vCPUs and chips, what ENABLE_CAP sets
+ *   vm.io_lock       ioeventfds, irqfds, coalesced zones
+ *   dev_irqchip's own lock, then the timer queue's; a kick comes with them held and takes none of ours
+ */
+#ifndef GW_VM_VM_H
+#define GW_VM_VM_H
+
+#include <guestward/kvm.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <time.h>
+
+#include "access/access.h"
+#include "cpu/vcpu.h"
+#include "dev/irqchip.h"
+#include "dev/lapic.h"
+#include "dev/pvclock.h"
+#include "mem/mem.h"
+
+#define VM_MAX_VCPUS	DEV_MAX_VCPUS
+#define VM_MAX_VCPU_ID	4096u
+#define VM_MAX_SLOTS	32764u
+#define VM_MAX_BUS_ZONES 1000u		/* coalesced zones per VM; KVM's device limit of a bus */
+#define VM_RUN_SIZE	12288u		/* kvm_run, port I/O page, coalesced ring */
+#define VM_PIO_OFFSET	4096u
+#define VM_RING_OFFSET	8192u
+#define VM_COALESCED_MAX ((4096u - sizeof(struct kvm_coalesced_mmio_ring)) / sizeof(struct kvm_coalesced_mmio))
+
+/* Quirks that DISABLE_QUIRKS2 may switch off, because both behaviours are built. */
+#define VM_QUIRKS (KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE | \
+		   KVM_X86_QUIRK_FIX_HYPERCALL_INSN | KVM_X86_QUIRK_SLOT_ZAP_ALL)
+
+struct vm;
+struct vm_ioeventfd;
+struct vm_irqfd;
+struct vm_resampler;
+
+/* Work that a vCPU does for itself before it runs on. */
+#define VM_REQ_CLOCK		0x01u	/* write the pvclock page */
+#define VM_REQ_STEAL		0x02u	/* write the steal-time record */
+#define VM_REQ_SERVICE		0x04u	/* another thread wants something done by this one: v->service */
+
+/* What the previous exit left to be completed by the next KVM_RUN. */
+enum vm_pending {
+	VM_PENDING_NONE,
+	VM_PENDING_PIO_IN,
+	VM_PENDING_PIO_OUT,
+	VM_PENDING_MMIO_READ,
+	VM_PENDING_MMIO_WRITE,
+	VM_PENDING_MSR,
+	VM_PENDING_HYPERCALL,
+};
+
+/* Counters of one vCPU that the cpu folder does not keep; names in stats.def. */
+struct vm_stats {
+	uint64_t exits, io_exits, mmio_exits, halt_exits, irq_window_exits, signal_exits, irq_injections, nmi_injections,
+		 hypercalls, host_kicks, device_accesses, blocks, block_ns, debug_exits, msr_exits;
+};
+
+/* The file behind a statistics descriptor: made at the first request, mapped so that values can follow. */
+struct vm_stats_file { int fd; size_t size, data_offset; uint8_t *map; };
+
+struct vm_service {
+	void (*fn)(struct vcpu *c, void *arg);
+	void *arg;
+	bool done;
+};
+
+struct vm_vcpu {
+	struct vcpu c;			/* first: cpu/ and access/ hand us this */
+	struct vm *vm;
+	unsigned id, index;
+	bool is_bsp;
+	pthread_mutex_t lock;
+
+	/* The pages that the client maps too: hostile only to the client itself, yet read each field once. */
+	struct kvm_run *run;
+	struct kvm_coalesced_mmio_ring *ring;
+
+	/* Set before the first KVM_RUN or on the vCPU's own thread. */
+	struct dev_lapic *lapic;	/* NULL: no in-kernel LAPIC */
+	uint32_t mp_state;
+	uint8_t sipi_vector;
+	bool has_run, has_cpuid;
+	uint64_t cr8;			/* without a LAPIC */
+	uint64_t apic_base;		/* without a LAPIC */
+	bool is_tpr_exit_due, is_window_exit_due, is_signal_found;
+	int user_vector;		/* split irqchip: KVM_INTERRUPT's vector, -1 none */
+
+	/* Being woken and being sent away. */
+	_Atomic uint32_t requests;	/* VM_REQ_* */
+	_Atomic bool is_blocked;	/* sleeps in ppoll: a kick must write to wake_fd */
+	_Atomic uint32_t n_nmi;		/* KVM_NMI and NMIs without a LAPIC, not yet in c.ev */
+	_Atomic bool is_unhalted;	/* a PV kick */
+	_Atomic int eoi_vector;		/* split: KVM_EXIT_IOAPIC_EOI due, -1 none */
+	int wake_fd, signal_fd;		/* made at the first block; -1 */
+	sigset_t signal_fd_mask;
+	uint64_t looked_at;		/* host TSC of the last look at pending signals */
+	uint64_t touched;		/* vm->touched when decoded code was last told to verify itself */
+	bool has_run_mask;		/* KVM_SET_SIGNAL_MASK */
+	sigset_t run_mask;
+	sigset_t old_mask;		/* the thread's, while in KVM_RUN */
+	pthread_cond_t service_done;
+	pthread_mutex_t service_lock;
+	struct vm_service *service;
+
+	/* Completion of the last exit. */
+	enum vm_pending pending;
+	uint64_t pending_rip;
+	uint32_t pending_len;		/* bytes of data in the port page or in run->mmio */
+	struct { bool valid, is_error; uint32_t index; uint64_t data; } msr_answer;
+	struct { bool valid; uint64_t ret; } hypercall_answer;
+
+	/* Time. */
+	uint64_t tsc_ratio;		/* guest ticks per host tick, 32.32 */
+	_Atomic uint64_t tsc_offset;
+	uint32_t tsc_khz;
+	uint64_t clock_msr, wall_msr, steal_msr, pv_eoi_msr, poll_msr;
+	struct dev_pvclock_time clock_page;
+	bool is_guest_stopped;		/* KVMCLOCK_CTRL */
+	bool is_pv_eoi_armed;
+	uint32_t steal_version;
+	uint64_t steal_ns, run_delay_ns;
+	bool is_pv_enforced;		/* KVM_CAP_ENFORCE_PV_FEATURE_CPUID */
+	uint32_t pv_features;		/* 0x40000001 EAX as set */
+
+	struct vm_stats stats;
+	struct vm_stats_file *_Atomic stats_file;
+};
+
+struct vm_zone { uint64_t addr; uint32_t size; bool pio; };
+
+struct vm {
+	_Atomic unsigned refs;
+	_Atomic bool is_dead;
+	unsigned fork_generation;	/* of vm_fork_generation() when created */
+	pthread_mutex_t lock;
+	struct acc_guards guards;
+	struct acc_vm *acc;
+	struct mem_code_map *code;
+	struct dev_timers *timers;
+	struct dev_irqchip *irqchip;	/* NULL: the client does interrupts; constant once a vCPU exists */
+	bool is_split;
+	bool has_pit;
+
+	_Atomic unsigned n_vcpus;
+	struct vm_vcpu *_Atomic vcpu[VM_MAX_VCPUS];	/* by index; never removed */
+	uint32_t boot_id;
+	uint32_t max_vcpu_id;		/* KVM_CAP_MAX_VCPU_ID; 0: not set */
+
+	/* Bumped when the client may have written guest memory without a vCPU of ours noticing: it sends interrupts after DMA. */
+	_Atomic uint64_t touched;
+
+	/* Buses. io_lock protects the lists; the counts are read without it. */
+	pthread_mutex_t io_lock;
+	struct vm_ioeventfd *ioeventfds;
+	_Atomic unsigned n_ioeventfds, n_zones;
+	struct vm_zone *zones;
+	unsigned zones_size;
+	struct kvm_coalesced_mmio_ring *ring;	/* vCPU 0's page; the others map the same one */
+	int ring_fd;
+	struct vm_irqfd *irqfds;
+	uint64_t next_irqfd;
+	pthread_mutex_t resample_lock;	/* a leaf: taken with the chip's lock held */
+	struct vm_resampler *resamplers;
+	int epoll_fd, epoll_stop_fd;
+	bool has_epoll_thread;
+	pthread_t epoll_thread;
+
+	struct vm_stats_file *_Atomic stats_file;
+
+	/* Time. */
+	pthread_mutex_t tsc_lock;
+	uint32_t default_tsc_khz;
+	uint64_t tsc_written, tsc_written_at, tsc_cur_offset;	/* last synchronisation: value, host TSC, offset given */
+	uint32_t tsc_written_khz;
+	_Atomic int64_t clock_offset_ns;
+
+	/* What ENABLE_CAP and friends set; under lock, read by vCPUs at exits. */
+	uint64_t disabled_quirks;
+	uint64_t disabled_exits;
+	uint64_t x2apic_api;
+	uint32_t msr_exit_reasons;
+	uint64_t hypercall_exits;
+	bool is_emulation_exit, is_exception_payload, is_platform_info_hidden;
+	uint64_t dirty_protect;		/* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 */
+	uint64_t tss_addr, identity_addr;
+	uint64_t apic_bus_ns;
+};
+
+static inline struct vm_vcpu *vm_vcpu_of(struct vcpu *c) { return (struct vm_vcpu *)c->machine; }
+
+/* ---- vm.c -------------------------------------------------------------------------------------------------------- */
+
+/* @type: KVM_X86_DEFAULT_VM only. 0, -EINVAL, -ENOMEM, -errno of the timer thread. */
+int vm_create(unsigned long type, struct vm **out);
+struct vm *vm_get(struct vm *vm);
+void vm_put(struct vm *vm);
+/* A broken invariant: the VM is dead, later calls give -EIO. Logs @why and every vCPU's ring. Any thread. */
+void vm_bug(struct vm *vm, const char *why);
+/* -EIO when dead or when this is a forked child; else 0. */
+int vm_alive(const struct vm *vm);
+unsigned vm_fork_generation(void);
+struct vm_vcpu *vm_vcpu_by_id(struct vm *vm, uint32_t id);
+/* Kick every vCPU out of guest code; @bits of ACC_ATT_*. */
+void vm_kick_all(struct vm *vm, uint32_t bits);
+
+/* ---- memory.c ---------------------------------------------------------------------------------------------------- */
+
+int vm_set_region(struct vm *vm, const struct kvm_userspace_memory_region2 *r);
+int vm_get_dirty_log(struct vm *vm, uint32_t slot, uint64_t **bitmap, size_t *bytes);	/* *bitmap: caller frees */
+int vm_clear_dirty_log(struct vm *vm, const struct kvm_clear_dirty_log *log, const uint64_t *bitmap);
+
+/* ---- irq.c ------------------------------------------------------------------------------------------------------- */
+
+int vm_create_irqchip(struct vm *vm, bool split, uint64_t n_pins);
+int vm_set_boot_id(struct vm *vm, uint32_t id);
+
+/* ---- eventfd.c --------------------------------------------------------------------------------------------------- */
+
+int vm_irqfd(struct vm *vm, const struct kvm_irqfd *args);
+int vm_ioeventfd(struct vm *vm, const struct kvm_ioeventfd *args);
+/* A guest write: true when an eventfd took it. */
+bool vm_ioeventfd_write(struct vm *vm, bool pio, uint64_t addr, unsigned len, const void *data);
+void vm_eoi_ack(struct vm *vm, uint32_t gsi);
+void vm_eventfd_end(struct vm *vm);
+
+/* ---- coalesced.c ------------------------------------------------------------------------------------------------- */
+
+int vm_zone_register(struct vm *vm, const struct kvm_coalesced_mmio_zone *z);
+int vm_zone_unregister(struct vm *vm, const struct kvm_coalesced_mmio_zone *z);
+bool vm_zone_write(struct vm *vm, bool pio, uint64_t addr, unsigned len, const void *data);
+
+/* ---- vcpu.c ------------------------------------------------------------------------------------------------------ */
+
+/* *fd: the descriptor for the client, a memfd that maps as kvm_run. Closing it is the caller's. */
+int vm_vcpu_create(struct vm *vm, unsigned long id, struct vm_vcpu **out, int *fd);
+void vm_vcpu_free(struct vm_vcpu *v);
+/* Make it look: @bits of ACC_ATT_*; wakes it if it sleeps. Any thread, any lock of dev/. */
+void vm_vcpu_kick(struct vm_vcpu *v, uint32_t bits);
+void vm_vcpu_request(struct vm_vcpu *v, uint32_t requests);
+/* Sleep until there is something to do. 0: look again; -EINTR: a signal is pending. */
+int vm_vcpu_block(struct vm_vcpu *v);
+/* INIT, then SIPI, as the mp_state allows. True: the state changed. */
+bool vm_vcpu_accept_events(struct vm_vcpu *v);
+/* Is there a reason to leave HLT? */
+bool vm_vcpu_has_events(struct vm_vcpu *v);
+/* NMIs posted by others go to c->ev. */
+void vm_vcpu_collect_nmis(struct vm_vcpu *v);
+/* Run @fn with exclusive use of the vCPU: at once, or by the thread that is in KVM_RUN. */
+void vm_vcpu_service(struct vm_vcpu *v, void (*fn)(struct vcpu *c, void *arg), void *arg);
+
+/* ---- signal.c ---------------------------------------------------------------------------------------------------- */
+
+void vm_signal_enter(struct vm_vcpu *v);
+void vm_signal_leave(struct vm_vcpu *v);
+bool vm_signal_pending(struct vm_vcpu *v);
+int vm_set_signal_mask(struct vm_vcpu *v, const uint64_t *mask);
+/* Is it time (half a millisecond) to ask the host about signals again? */
+bool vm_signal_look_due(struct vm_vcpu *v);
+
+/* ---- run.c ------------------------------------------------------------------------------------------------------- */
+
+int vm_run(struct vm_vcpu *v);
+bool vm_ready_for_injection(struct vm_vcpu *v);
+
+/* ---- env.c ------------------------------------------------------------------------------------------------------- */
+
+extern const struct cpu_env vm_cpu_env;
+uint64_t vm_get_cr8(struct vm_vcpu *v);
+void vm_set_cr8(struct vm_vcpu *v, uint64_t value);
+uint64_t vm_get_apic_base(struct vm_vcpu *v);
+int vm_set_apic_base(struct vm_vcpu *v, uint64_t value);
+
+/* ---- hypercall.c ------------------------------------------------------------------------------------------------- */
+
+bool vm_hypercall(struct vcpu *c);
+
+/* ---- clock.c ----------------------------------------------------------------------------------------------------- */
+
+uint32_t vm_host_tsc_khz(void);
+uint64_t vm_tsc(const struct vm_vcpu *v);
+uint64_t vm_tsc_at(const struct vm_vcpu *v, uint64_t host_tsc);
+void vm_tsc_init(struct vm_vcpu *v);
+void vm_tsc_guest_write(struct vm_vcpu *v, uint64_t value);
+void vm_tsc_host_write(struct vm_vcpu *v, uint64_t value);
+void vm_tsc_set_offset(struct vm_vcpu *v, uint64_t offset);
+int vm_set_tsc_khz(struct vm_vcpu *v, uint64_t khz);
+int vm_clock_get(struct vm *vm, struct kvm_clock_data *data);
+int vm_clock_set(struct vm *vm, const struct kvm_clock_data *data);
+/* PV MSRs. @host: by ioctl. 0, -EINVAL; reads of what is not ours -ENOENT. */
+int vm_pv_msr_get(struct vm_vcpu *v, uint32_t index, bool host, uint64_t *value);
+int vm_pv_msr_set(struct vm_vcpu *v, uint32_t index, bool host, uint64_t value);
+void vm_clock_update(struct vm_vcpu *v);
+void vm_steal_update(struct vm_vcpu *v);
+void vm_steal_preempted(struct vm_vcpu *v, bool preempted);
+bool vm_pv_eoi_pending_write(struct vm_vcpu *v);
+void vm_pv_eoi_sync(struct vm_vcpu *v);
+void vm_pv_eoi_arm(struct vm_vcpu *v);
+/* Guest memory on the host's behalf (origin PV), through the access path. False: not plain memory, or refused. */
+bool vm_pv_read(struct vm_vcpu *v, struct gpa gpa, void *buf, size_t len);
+bool vm_pv_write(struct vm_vcpu *v, struct gpa gpa, const void *buf, size_t len);
+
+/* ---- cpuid.c ----------------------------------------------------------------------------------------------------- */
+
+#define VM_CPUID_MAX	80	/* clients pass room for 80 and give up on E2BIG */
+unsigned vm_cpuid_supported(struct kvm_cpuid_entry2 *e, unsigned max);
+int vm_cpuid_set(struct vm_vcpu *v, const struct kvm_cpuid_entry2 *e, unsigned n);
+void vm_cpuid_read(struct vcpu *c, uint32_t function, uint32_t index, uint32_t r[4]);
+const struct cpu_cpuid *vm_cpuid_find(const struct vcpu *c, uint32_t function, uint32_t index);
+uint64_t vm_supported_cr4(void);
+uint64_t vm_supported_xcr0(void);
+void vm_cpuid_default_features(struct vm_vcpu *v);
+bool vm_cpuid_has(const struct vcpu *c, uint32_t function, unsigned reg, unsigned bit);
+
+/* ---- msr.c ------------------------------------------------------------------------------------------------------- */
+
+extern const uint32_t vm_msr_list[], vm_msr_feature_list[];
+extern const unsigned vm_n_msr_list, vm_n_msr_feature_list;
+int vm_msr_feature_get(uint32_t index, uint64_t *value);
+/* By ioctl. 0 or -EINVAL (stop here). */
+int vm_msr_get(struct vm_vcpu *v, uint32_t index, uint64_t *value);
+int vm_msr_set(struct vm_vcpu *v, uint32_t index, uint64_t value);
+int vm_env_rdmsr(struct vcpu *c, uint32_t index, uint64_t *value);
+int vm_env_wrmsr(struct vcpu *c, uint32_t index, uint64_t value);
+
+/* ---- regs.c, state.c, debug.c ------------------------------------------------------------------------------------- */
+
+void vm_get_regs(struct vm_vcpu *v, struct kvm_regs *r);
+void vm_set_regs(struct vm_vcpu *v, const struct kvm_regs *r);
+void vm_get_sregs(struct vm_vcpu *v, struct kvm_sregs *s);
+int vm_set_sregs(struct vm_vcpu *v, const struct kvm_sregs *s);
+void vm_get_sregs2(struct vm_vcpu *v, struct kvm_sregs2 *s);
+int vm_set_sregs2(struct vm_vcpu *v, const struct kvm_sregs2 *s);
+int vm_translate(struct vm_vcpu *v, struct kvm_translation *t);
+void vm_get_events(struct vm_vcpu *v, struct kvm_vcpu_events *e);
+int vm_set_events(struct vm_vcpu *v, const struct kvm_vcpu_events *e);
+void vm_get_mp_state(struct vm_vcpu *v, struct kvm_mp_state *s);
+int vm_set_mp_state(struct vm_vcpu *v, const struct kvm_mp_state *s);
+void vm_get_debugregs(struct vm_vcpu *v, struct kvm_debugregs *d);
+int vm_set_debugregs(struct vm_vcpu *v, const struct kvm_debugregs *d);
+void vm_get_fpu(struct vm_vcpu *v, struct kvm_fpu *f);
+int vm_set_fpu(struct vm_vcpu *v, const struct kvm_fpu *f);
+void vm_get_xsave(struct vm_vcpu *v, uint8_t area[4096]);
+int vm_set_xsave(struct vm_vcpu *v, const uint8_t area[4096]);
+int vm_get_xcrs(struct vm_vcpu *v, struct kvm_xcrs *x);
+int vm_set_xcrs(struct vm_vcpu *v, const struct kvm_xcrs *x);
+int vm_interrupt(struct vm_vcpu *v, uint32_t irq);
+void vm_nmi(struct vm_vcpu *v);
+int vm_get_lapic(struct vm_vcpu *v, struct kvm_lapic_state *s);
+int vm_set_lapic(struct vm_vcpu *v, const struct kvm_lapic_state *s);
+int vm_set_guest_debug(struct vm_vcpu *v, const struct kvm_guest_debug *d);
+bool vm_debug_takes(struct vcpu *c, unsigned vector);
+int vm_setup_mce(struct vm_vcpu *v, uint64_t cap);
+int vm_set_mce(struct vm_vcpu *v, const struct kvm_x86_mce *mce);
+#define VM_MCE_CAP_SUPPORTED	(0x0100ull | 0x1000000ull | 32)	/* MCG_CTL_P, SER_P, 32 banks */
+
+/* ---- stats.c, dump.c ---------------------------------------------------------------------------------------------- */
+
+/* A read-only descriptor for the statistics of @vm, or of @v when not NULL. Its values move when KVM_RUN returns and with
+ * vm_stats_refresh(). Descriptor or -errno. */
+int vm_stats_open(struct vm *vm, struct vm_vcpu *v);
+void vm_stats_refresh(struct vm *vm, struct vm_vcpu *v);
+void vm_stats_free(struct vm_stats_file *f);
+/* Text of GW_DUMP; caller frees. */
+int vm_dump(struct vm_vcpu *v, uint32_t flags, uint64_t gva, char **text);
+void vm_dump_ring(struct vm_vcpu *v, void (*line)(void *opaque, const char *text), void *opaque);
+
+#endif
