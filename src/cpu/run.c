@@ -122,6 +122,7 @@ static enum cpu_exit deliver(struct vcpu *c)
 	}
 	c->stop = false;
 	c->exit = CPU_RUNNING;
+	c->alone_wanted = false;	/* the instruction that wanted it starts over after the handler */
 	e = cpu_deliver(c);
 	if (e == CPU_RUNNING && c->alone_wanted)
 		e = CPU_EXIT_DELIVERY;		/* the IDT, a descriptor or the stack lies in a device */
