@@ -44,27 +44,29 @@ INT_SLOW(xlat)
 	return true;
 }
 
-/* Signed bounds, lower first, both included. */
+/* Signed bounds, both included. An index below the lower one is #BR before the upper one is looked at. */
 INT_SLOW(bound)
 {
 	unsigned n = o->opsize;
-	int32_t index, low, high;
-	struct cpu_ref r;
-	int16_t w[2];
-	int32_t d[2];
+	int64_t index = n == 2 ? (int16_t)R16(c, o->reg) : (int32_t)R32(c, o->reg);
 	uint64_t la;
 
-	if (!cpu_la(c, o, 2 * n, ACC_R, &la) || !cpu_ref_get(c, o, la, 2 * n, ACC_R, &r))
+	if (!cpu_la(c, o, 2 * n, ACC_R, &la))
 		return false;
-	if (!cpu_ref_load(c, o, &r, n == 2 ? (void *)w : (void *)d))
-		return false;
-	index = n == 2 ? (int16_t)R16(c, o->reg) : (int32_t)R32(c, o->reg);
-	low = n == 2 ? w[0] : d[0];
-	high = n == 2 ? w[1] : d[1];
-	if (index >= low && index <= high)
-		return true;
-	cpu_raise(c, o, VEC_BR);
-	return false;
+	for (unsigned i = 0; i < 2; i++) {
+		int64_t limit;
+		uint32_t d;
+		uint16_t w;
+
+		if (n == 2 ? !cpu_ld16(c, o, la + i * n, &w) : !cpu_ld32(c, o, la + i * n, &d))
+			return false;
+		limit = n == 2 ? (int16_t)w : (int32_t)d;
+		if (i ? index > limit : index < limit) {
+			cpu_raise(c, o, VEC_BR);
+			return false;
+		}
+	}
+	return true;
 }
 
 /* CLFLUSH, CLFLUSHOPT, CLWB: judged as a read of the byte; caches are the host's affair. */

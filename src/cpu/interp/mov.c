@@ -221,7 +221,9 @@ INT_SLOW(movdir64b)
 		w[1].gva = dst;
 	}
 	if (w[1].gva & 63) {
-		cpu_raise_error(c, o, VEC_GP, 0);
+		/* The source's page fault comes first. */
+		if (cpu_ref_get(c, o, w[0].gva, 64, ACC_R, &r[0]))
+			cpu_raise_error(c, o, VEC_GP, 0);
 		return false;
 	}
 	if (!cpu_refs(c, o, w, 2, r) || !cpu_ref_load(c, o, &r[0], data))

@@ -234,6 +234,13 @@ INT_SLOW(enter)
 
 		if (!stack_load(c, o, (bp - i * n) & mask, &v) || !may_push(c, o, (frame - i * n) & mask))
 			return false;
+		/* The old frame may lie where the new one grows: then it is the pushed bytes that are copied. */
+		for (unsigned b = 0; b < n; b++) {
+			uint64_t into = (bp - i * n + b - (frame - (i - 1) * n)) & mask;
+
+			if (into < i * n)
+				memcpy((uint8_t *)&v + b, buf + (words - i) * n + into, 1);
+		}
 		memcpy(buf + (words - 1 - i) * n, &v, n);
 	}
 	if (level)

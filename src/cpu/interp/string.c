@@ -330,22 +330,37 @@ INT_SLOW(lods)
 
 /* ---- the repetition of those three ---------------------------------------------------------------------------------------------------------- */
 
-#define REPEAT(op)													\
+/*
+ * A count of zero touches no memory, but registers of the address size are written: with 32-bit addresses the upper halves go,
+ * of those that the host clears then (seen on current Intel CPUs).
+ */
+static void nothing_to_do(struct vcpu *c, const struct cpu_op *o, bool source_too, bool destination_too)
+{
+	set_sized(c, o, RCX, 0);
+	if (source_too)
+		set_sized(c, o, RSI, c->gpr[RSI]);
+	if (destination_too)
+		set_sized(c, o, RDI, c->gpr[RDI]);
+}
+
+#define REPEAT(op, source_too, destination_too)										\
 INT_SLOW(rep_##op)													\
 {															\
 	for (unsigned round = 0;; round++) {										\
 		uint64_t count = pointer(c, o, RCX), n;									\
 															\
-		if (!count)												\
+		if (!count) {												\
+			nothing_to_do(c, o, source_too, destination_too);						\
 			return true;											\
+		}													\
 		if (pause_here(c, o, round) || !op##_some(c, o, count, &n))						\
 			return false;											\
 		set_sized(c, o, RCX, count - n);									\
 	}														\
 }
-REPEAT(movs)
-REPEAT(stos)
-REPEAT(lods)
+REPEAT(movs, true, true)
+REPEAT(stos, false, true)
+REPEAT(lods, false, false)
 
 /* ---- CMPS, SCAS ------------------------------------------------------------------------------------------------------------------------------ */
 
@@ -420,18 +435,19 @@ static bool scas_one(struct vcpu *c, const struct cpu_op *o)
 	return true;
 }
 
+/* CPUs look at [ES:rDI] first: its faults win. */
 static bool cmps_one(struct vcpu *c, const struct cpu_op *o)
 {
 	struct side s = source(o), d = destination(c, ACC_R);
 	struct cpu_want w[2] = {
-		{ .len = o->opsize, .rights = ACC_R, .stage = ACC_FINAL, .stack = o->flags & OP_STACK },
 		{ .len = o->opsize, .rights = ACC_R, .stage = ACC_FINAL },
+		{ .len = o->opsize, .rights = ACC_R, .stage = ACC_FINAL, .stack = o->flags & OP_STACK },
 	};
 	uint64_t a = 0, b = 0;
 	struct cpu_ref r[2];
 
-	if (!linear(c, o, &s, o->opsize, &w[0].gva) || !linear(c, o, &d, o->opsize, &w[1].gva) || !cpu_refs(c, o, w, 2, r) ||
-	    !cpu_ref_load(c, o, &r[0], &a) || !cpu_ref_load(c, o, &r[1], &b))
+	if (!linear(c, o, &d, o->opsize, &w[0].gva) || !linear(c, o, &s, o->opsize, &w[1].gva) || !cpu_refs(c, o, w, 2, r) ||
+	    !cpu_ref_load(c, o, &r[0], &b) || !cpu_ref_load(c, o, &r[1], &a))
 		return false;
 	compare(c, a, b, o->opsize);
 	advance(c, o, RSI, 1);
@@ -490,8 +506,10 @@ INT_SLOW(rep_##op)													\
 	for (unsigned round = 0;; round++) {										\
 		uint64_t count = pointer(c, o, RCX), n;									\
 															\
-		if (!count)												\
+		if (!count) {												\
+			nothing_to_do(c, o, false, false);								\
 			return true;											\
+		}													\
 		if (pause_here(c, o, round))										\
 			return false;											\
 		n = op##_run(c, o, c->alone ? 1 : count);								\
