@@ -24,7 +24,7 @@
 #include "virtio_rng.h"
 
 #define INITRD_MAX	(1024ull << 20)
-#define DEFAULT_CMDLINE	"console=ttyS0 panic=-1"
+#define DEFAULT_CMDLINE	"console=ttyS0 panic=-1 pci=off"	/* there is no PCI: spares a complaint */
 
 /* All parts of one run; static because it is large and there is one per process. */
 static struct boot {

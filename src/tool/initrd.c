@@ -37,11 +37,13 @@ static const char init_start[] =
 /* -onlcr after the modules' messages; the session makes Ctrl-C and job control work. */
 static const char init_plain[] = "stty -onlcr -echo </dev/console\n";
 
+/* stty waits until all output is sent before it sets anything: power-off would cut it off. */
 static const char init_end[] =
 	"cd /\n"
 	"setsid cttyhack sh /etc/guestward/start\n"
 	"status=$?\n"
 	"sync\n"
+	"stty opost </dev/console\n"
 	"devmem $status_register 32 $status || echo 'init: the status cannot be reported (no /dev/mem)'\n"
 	"poweroff -f\n"
 	"while :; do sleep 1000; done\n";
