@@ -57,6 +57,14 @@ int vm_msr_feature_get(uint32_t index, uint64_t *value)
 	}
 }
 
+void vm_msr_init(struct vm_vcpu *v)
+{
+	struct cpu_msrs *m = &v->c.msr;
+
+	vm_msr_feature_get(MSR_ARCH_CAPS, &m->arch_capabilities);
+	vm_msr_feature_get(MSR_PLATFORM_INFO, &m->platform_info);
+}
+
 /* ---- our MSRs ---------------------------------------------------------------------------------------------------------- */
 
 static bool is_apic_msr(uint32_t index)

@@ -138,6 +138,7 @@ int vm_vcpu_create(struct vm *vm, unsigned long id, struct vm_vcpu **out, int *f
 	if (err)
 		goto unlock;
 	vm_cpuid_default_features(v);
+	vm_msr_init(v);
 	vm_tsc_init(v);
 	atomic_store(&vm->vcpu[v->index], v);
 	atomic_store(&vm->n_vcpus, v->index + 1);

@@ -326,6 +326,8 @@ bool vm_cpuid_has(const struct vcpu *c, uint32_t function, unsigned reg, unsigne
 
 extern const uint32_t vm_msr_list[], vm_msr_feature_list[];
 extern const unsigned vm_n_msr_list, vm_n_msr_feature_list;
+/* What feature MSRs hold before the client says otherwise. */
+void vm_msr_init(struct vm_vcpu *v);
 int vm_msr_feature_get(uint32_t index, uint64_t *value);
 /* By ioctl. 0 or -EINVAL (stop here). */
 int vm_msr_get(struct vm_vcpu *v, uint32_t index, uint64_t *value);
