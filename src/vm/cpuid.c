@@ -55,6 +55,7 @@ static const struct row {
 	{ 6, 0, { 0 }, { B(2) } },
 	{ 7, 0, { 0, LEAF7_EBX, LEAF7_ECX, LEAF7_EDX }, { 0, LEAF7_EBX_SET, 0, LEAF7_EDX_SET } },
 	{ 7, 1, { B(10) | B(11) | B(12) }, { 0 } },		/* fast short strings */
+	{ 7, 2, { 0 }, { 0, 0, 0, B(4) } },			/* BHI_CTRL: kernels then skip their loop at each system call */
 	{ 0x80000001, 0, { ANY, 0, EXT1_ECX, EXT1_EDX }, { 0 } },
 	{ 0x80000002, 0, { ANY, ANY, ANY, ANY }, { 0 } },
 	{ 0x80000003, 0, { ANY, ANY, ANY, ANY }, { 0 } },
@@ -206,10 +207,12 @@ static void add_basic(struct list *l, uint32_t function)
 		return;
 	case 7:
 		masked(7, 0, r);
-		r[EAX] = 1;
+		r[EAX] = 2;
 		add(l, 7, 0, true, r);
 		masked(7, 1, r);
 		add(l, 7, 1, true, r);
+		masked(7, 2, r);
+		add(l, 7, 2, true, r);
 		return;
 	case 0xb:
 		add_topology(l, function);

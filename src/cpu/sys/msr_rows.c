@@ -216,7 +216,8 @@ static int set_spec_ctrl(struct vcpu *c, const struct msr_row *row, uint32_t ind
 {
 	if (!has_spec_ctrl(c))
 		return host && !v ? 0 : 1;
-	if (v & ~7ull)
+	/* IBRS, STIBP, SSBD; BHI_DIS_S where it is offered. Nothing of ours speculates: they are only stored. */
+	if (v & ~(7ull | (sys_cpuid_bit(c, 7, 2, CPUID_EDX, 4) ? BIT64(10) : 0)))
 		return 1;
 	c->msr.spec_ctrl = v;
 	return 0;
