@@ -1,0 +1,78 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# Boots Debian's kernel and looks at what comes out. TAP on standard output; one row a behaviour.
+# Usage: boot_test.sh GUESTWARD CACHE [SUITE]   SUITE: quick (default), all, generic
+set -u
+gw=$1 cache=$2 suite=${3:-quick}
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+n=0
+k=$cache/linux-image-cloud-amd64
+[ "$suite" = generic ] && k=$cache/linux-image-amd64
+
+ok() { n=$((n + 1)); echo "ok $n - $1"; }
+not_ok() { n=$((n + 1)); echo "not ok $n - $1"; sed 's/^/# /' "$dir/out" | tail -n 40; }
+check() { # NAME STATUS-WANTED STATUS [GREP-PATTERN...]: every pattern must be in the output
+	name=$1 want=$2 got=$3; shift 3
+	if [ "$want" != "$got" ]; then echo "# exit status $got, wanted $want"; not_ok "$name"; return; fi
+	for p in "$@"; do
+		grep -q -- "$p" "$dir/out" || { echo "# no line has: $p"; not_ok "$name"; return; }
+	done
+	ok "$name"
+}
+boot() { timeout -k 5 "${LIMIT:-240}" "$gw" boot --kernel="$k/kernel" --modules="$k/modules" "$@" </dev/null >"$dir/out" 2>&1; }
+
+if [ ! -e "$k/kernel" ]; then
+	echo "1..0 # SKIP no kernel in $k: tools/fetch-kernel needs the network once"
+	exit 0
+fi
+
+boot; check 'the default guest shows itself and powers off' 0 $? 'Linux' 'Power down'
+if [ "$suite" = generic ]; then
+	boot -- sh -c 'uname -r; exit 3'; check "a command's exit status comes back" 3 $? 'amd64'
+	echo "1..$n"
+	exit 0
+fi
+boot -- sh -c 'echo from the guest; exit 7'; check "a command's exit status comes back" 7 $? 'from the guest'
+boot --cpus=2 -- sh -c 'echo cpus=$(grep -c ^processor /proc/cpuinfo); exit $(grep -c ^processor /proc/cpuinfo)'
+check 'two CPUs come up' 2 $? 'cpus=2'
+want=$(seq 1 20000 | md5sum | cut -d' ' -f1)
+boot --cpus=4 -- sh -c 'for i in 1 2 3 4 5 6 7 8; do (seq 1 20000 | md5sum) & done; wait'
+st=$?
+count=$(grep -c "$want" "$dir/out")
+[ "$count" = 8 ] || echo "# $count of 8 sums are right"
+if [ $st = 0 ] && [ "$count" = 8 ]; then ok 'four CPUs compute the same sums as the host'; else not_ok 'four CPUs compute the same sums as the host'; fi
+boot --memory=128 -- sh -c 'awk "/MemTotal/ { exit !(\$2 > 80000 && \$2 < 132000) }" /proc/meminfo'
+check '128 MiB are seen as such' 0 $?
+
+dd if=/dev/zero of="$dir/disk" bs=1M count=4 2>/dev/null
+printf 'host was here' | dd of="$dir/disk" conv=notrunc 2>/dev/null
+boot --disk="$dir/disk" -- sh -c 'dd if=/dev/vda bs=13 count=1 2>/dev/null; echo; printf guest | dd of=/dev/vda bs=1 seek=1048576 conv=notrunc,fsync 2>/dev/null'
+check 'a disk is read' 0 $? 'host was here'
+dd if="$dir/disk" bs=1 skip=1048576 count=5 2>/dev/null > "$dir/out"; check 'and what the guest wrote is in the file' 0 0 guest
+boot --disk="$dir/disk,ro" -- sh -c 'printf x | dd of=/dev/vda bs=1 conv=notrunc,fsync 2>/dev/null && exit 1; exit 0'
+check 'a read-only disk refuses to be written' 0 $?
+
+head -c 100000 /dev/urandom > "$dir/noise"
+"$gw" boot --kernel="$dir/noise" </dev/null >"$dir/out" 2>&1; st=$?
+if [ $st != 0 ] && [ "$(wc -l < "$dir/out")" = 1 ]; then ok 'noise is no kernel, said in one line'; else not_ok 'noise is no kernel, said in one line'; fi
+head -c 3000000 "$k/kernel" > "$dir/short"
+"$gw" boot --kernel="$dir/short" </dev/null >"$dir/out" 2>&1; st=$?
+if [ $st != 0 ] && [ "$(wc -l < "$dir/out")" = 1 ]; then ok 'a kernel cut short is refused in one line'; else not_ok 'a kernel cut short is refused in one line'; fi
+timeout 10 "$gw" boot --kernel="$k/kernel" --modules="$k/modules" --memory=8 </dev/null >"$dir/out" 2>&1; st=$?
+if [ $st != 0 ] && [ $st != 124 ]; then ok 'too little memory is refused'; else not_ok 'too little memory is refused'; fi
+
+# A guest that spins cannot hold the program against a signal.
+timeout 60 "$gw" boot --kernel="$k/kernel" --modules="$k/modules" -- sh -c 'echo spinning; while :; do :; done' </dev/null >"$dir/out" 2>&1 &
+pid=$!
+for i in $(seq 1 200); do grep -q spinning "$dir/out" && break; sleep 0.2; done
+kill -TERM $pid
+for i in $(seq 1 30); do kill -0 $pid 2>/dev/null || break; sleep 0.1; done
+if kill -0 $pid 2>/dev/null; then not_ok 'SIGTERM ends a spinning guest'; kill -9 $pid; else ok 'SIGTERM ends a spinning guest'; fi
+wait $pid 2>/dev/null
+
+if [ "$suite" = all ]; then
+	boot --decompress=guest -- sh -c 'exit 5'; check "the kernel's own decompressor works" 5 $?
+	boot --protocol=pvh -- sh -c 'exit 6'; check 'the kernel enters by PVH' 6 $?
+fi
+echo "1..$n"
