@@ -24,7 +24,7 @@
 #include "virtio_rng.h"
 
 #define INITRD_MAX	(1024ull << 20)
-#define DEFAULT_CMDLINE	"console=ttyS0 panic=-1 pci=off"	/* there is no PCI: spares a complaint */
+#define DEFAULT_CMDLINE	"console=ttyS0 panic=-1"
 
 /* All parts of one run; static because it is large and there is one per process. */
 static struct boot {
@@ -102,6 +102,8 @@ static int add_devices(struct boot *b, struct err *err)
 		return err_set(err, "no room for the serial port");
 	if (power_init(&b->power, m, err) < 0)
 		return -1;
+	if (!b->options.initrd && !isatty(STDIN_FILENO))
+		b->console.input_wanted = &b->power.input_wanted;
 	return add_virtio_devices(b, err);
 }
 
@@ -156,7 +158,7 @@ static int make_cmdline(struct boot *b, struct err *err)
 	if (o->cmdline)
 		n = snprintf(b->cmdline, size, "%s", o->cmdline);
 	else	/* With a command its output is what counts: the kernel then only shows what went wrong. */
-		n = snprintf(b->cmdline, size, "%s%s%s%s", DEFAULT_CMDLINE, o->command && !o->verbose ? " quiet" : "",
+		n = snprintf(b->cmdline, size, "%s%s%s%s", DEFAULT_CMDLINE, o->command && !o->verbose ? " loglevel=3" : "",
 			     o->append ? " " : "", o->append ? o->append : "");
 	return n < 0 || (size_t)n >= size ? err_set(err, "the command line is longer than %zu bytes", size - 1) : 0;
 }

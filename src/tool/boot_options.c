@@ -18,7 +18,7 @@ enum key {
 static const struct argp_option rows[] = {
 	{ "kernel", KEY_KERNEL, "FILE", 0, "Linux kernel: bzImage (vmlinuz) or ELF (vmlinux)", 1 },
 	{ "initrd", KEY_INITRD, "FILE", 0, "initial ramdisk, instead of the one built from busybox", 1 },
-	{ "append", KEY_APPEND, "TEXT", 0, "add to the kernel command line (console=ttyS0 panic=-1 pci=off)", 1 },
+	{ "append", KEY_APPEND, "TEXT", 0, "add to the kernel command line (console=ttyS0 panic=-1)", 1 },
 	{ "cmdline", KEY_CMDLINE, "TEXT", 0, "the whole kernel command line", 1 },
 	{ "protocol", KEY_PROTOCOL, "NAME", 0, "how the kernel is entered: auto, linux64 or pvh", 1 },
 	{ "decompress", KEY_DECOMPRESS, "WHO", 0, "who unpacks a bzImage: host or guest", 1 },

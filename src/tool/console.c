@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #define CTRL_A 0x01u
+#define CTRL_D 0x04u
 #define RETRY_MS 10
 
 /* For the crash handler, which gets no argument. Written before it is installed. */
@@ -31,7 +32,7 @@ int console_open(struct console *c, struct machine *machine, struct err *err)
 	sigset_t set;
 	size_t i;
 
-	*c = (struct console){ .machine = machine, .signal_fd = -1 };
+	*c = (struct console){ .machine = machine, .signal_fd = -1, .last = '\n' };
 	sigemptyset(&set);
 	for (i = 0; i < sizeof(ending_signals) / sizeof(ending_signals[0]); i++)
 		sigaddset(&set, ending_signals[i]);
@@ -131,12 +132,20 @@ static void read_input(struct console *c)
 
 	if (n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN)) {
 		c->at_end = true;
+		/* In a guest's tty Ctrl-D is the end of input; in the middle of a line the first only ends the line. */
+		if (c->input_wanted && !c->raw) {
+			if (c->last != '\n')
+				take_byte(c, CTRL_D);
+			take_byte(c, CTRL_D);
+		}
 		/* A terminal that is gone ends the machine; the end of a pipe or file does not. */
 		if (c->raw)
 			machine_stop(c->machine, STOP_SIGNAL, SIGHUP, "the terminal is gone");
 	}
 	for (i = 0; i < n; i++)
 		take_byte(c, buffer[i]);
+	if (n > 0)
+		c->last = buffer[n - 1];
 }
 
 static void read_signal(struct console *c)
@@ -170,7 +179,7 @@ void console_run(struct console *c, struct serial *serial)
 			read_signal(c);
 		if (fds[2].revents)
 			read_input(c);
-		if (c->n_pending)
+		if (c->n_pending && (!c->input_wanted || atomic_load(c->input_wanted)))
 			drop_input(c, serial_receive(serial, c->pending, c->n_pending));
 	}
 }

@@ -20,6 +20,9 @@ struct console {
 	bool raw;		/* terminal is in raw mode, to be undone */
 	bool escape;		/* Ctrl-A was typed */
 	bool at_end;		/* no more input */
+	/* For our own initrd and input that is not a terminal; NULL: input goes at once, its end is not told. */
+	const atomic_bool *input_wanted;
+	uint8_t last;		/* byte read */
 	uint8_t pending[4096];	/* typed, not yet taken by the guest */
 	size_t n_pending;
 };

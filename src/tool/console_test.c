@@ -30,9 +30,13 @@ static void no_irq(void *m, unsigned gsi, int level)
 	(void)level;
 }
 
+enum initrd { FOREIGN, OURS_WAITS, OURS_LISTENS };
+
 /* The child: a machine without a VM; @ready is closed when the console is up, @report gets what was received. */
-static void child(int ready, int report)
+static void child(int ready, int report, enum initrd initrd)
 {
+	static atomic_bool wanted;
+
 	struct irq_line irq = { no_irq, NULL, 4 };
 	const struct rlimit no_core = { 0, 0 };
 	uint8_t v, fifo[SERIAL_FIFO];
@@ -44,10 +48,15 @@ static void child(int ready, int report)
 	signal(SIGSEGV, SIG_DFL);
 	if (machine_create(&machine, &backend_kvm, RAM_MIN, &err) < 0 || console_open(&console, &machine, &err) < 0)
 		_exit(99);
+	atomic_store(&wanted, initrd == OURS_LISTENS);
+	if (initrd)
+		console.input_wanted = &wanted;
 	serial_init(&serial, &irq, console_send, &console);
 	v = 1;
 	serial_ops.write(&serial, 2, &v, 1);
 	serial_ops.write(&serial, 1, &v, 1);
+	v = 0x0b;
+	serial_ops.write(&serial, 4, &v, 1);
 	v = '>';
 	serial_ops.write(&serial, 0, &v, 1);
 	close(ready);
@@ -74,6 +83,7 @@ struct row {
 	const char *received;
 	int exit_code;		/* enum stop_reason, or */
 	int killed_by;
+	enum initrd initrd;
 };
 
 static const struct row rows[] = {
@@ -89,6 +99,12 @@ static const struct row rows[] = {
 	{ "a pipe passes every byte", false, "a\1x\3b", SIGTERM, .received = "a\1x\3b", .exit_code = STOP_SIGNAL },
 	{ "the end of a pipe does not end it", false, "bye", SIGTERM, .close_input = true, .received = "bye",
 	  .exit_code = STOP_SIGNAL },
+	{ "the end of a pipe is told to our own initrd", false, "bye\n", SIGTERM, .close_input = true, .received = "bye\n\4",
+	  .exit_code = STOP_SIGNAL, .initrd = OURS_LISTENS },
+	{ "the end within a line is told twice", false, "bye", SIGTERM, .close_input = true, .received = "bye\4\4",
+	  .exit_code = STOP_SIGNAL, .initrd = OURS_LISTENS },
+	{ "input waits until our own initrd listens", false, "bye", SIGTERM, .received = "", .exit_code = STOP_SIGNAL,
+	  .initrd = OURS_WAITS },
 	{ "SIGINT ends it on a pipe", false, "", SIGINT, .received = "", .exit_code = STOP_SIGNAL },
 };
 
@@ -148,7 +164,7 @@ static void check_row(void **state)
 			close(slave);
 		if (input[1] >= 0)
 			close(input[1]);
-		child(ready[1], report[1]);
+		child(ready[1], report[1], row->initrd);
 	}
 	close(ready[1]);
 	close(report[1]);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * See initrd.h. /init mounts what programs expect, loads /lib/modules/load.list in order, runs /etc/guestward/command or
- * /etc/guestward/tour, writes its status to the exit-status register (power.h) and powers off.
+ * See initrd.h. /init mounts what programs expect, loads /lib/modules/load.list in order, runs /etc/guestward/start (the command or the tour),
+ * writes its status to the control block (power.h) and powers off.
  */
 #include "initrd.h"
 
@@ -15,12 +15,17 @@
 #include "bytes.h"
 #include "cpio.h"
 #include "modules.h"
+#include "power.h"
 #include "ram.h"
 
 #define FILE_MAX	(512ull << 20)
 
+static const char init_shebang[] = "#!/bin/busybox sh\n";
+
+/* First of all: nothing may be echoed. RTS stops the input while a program does not read. */
+static const char init_plain[] = "/bin/busybox stty -onlcr -echo -isig crtscts </dev/console\n";
+
 static const char init_start[] =
-	"#!/bin/busybox sh\n"
 	"/bin/busybox --install -s /bin\n"
 	"export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root TERM=${TERM:-vt100}\n"
 	"mount -t proc proc /proc\n"
@@ -34,17 +39,22 @@ static const char init_start[] =
 	"</lib/modules/load.list\n"
 	"fi\n";
 
-/* -onlcr after the modules' messages; the session makes Ctrl-C and job control work. */
-static const char init_plain[] = "stty -onlcr -echo </dev/console\n";
-
 /* stty waits until all output is sent before it sets anything: power-off would cut it off. */
-static const char init_end[] =
+static const char init_run[] =
 	"cd /\n"
+	"devmem $input_register 32 1\n"
 	"setsid cttyhack sh /etc/guestward/start\n"
 	"status=$?\n"
 	"sync\n"
 	"stty opost </dev/console\n"
-	"devmem $status_register 32 $status || echo 'init: the status cannot be reported (no /dev/mem)'\n"
+	"devmem $status_register 32 $status || echo 'init: the status cannot be reported (no /dev/mem)'\n";
+
+/* After a command only its output is wanted, so not the kernel's farewell. */
+static const char init_quiet_end[] =
+	"umount -a -r 2>/dev/null\n"
+	"devmem $power_register 32 1\n";
+
+static const char init_end[] =
 	"poweroff -f\n"
 	"while :; do sleep 1000; done\n";
 
@@ -191,22 +201,39 @@ int shell_quote(struct blob *out, char *const *arguments)
 	return ret;
 }
 
+static int append_text(struct blob *out, const char *text)
+{
+	return blob_append(out, text, strlen(text));
+}
+
+static int write_init(struct blob *out, const struct initrd_plan *plan)
+{
+	char registers[160];
+	int ret;
+
+	snprintf(registers, sizeof(registers), "status_register=0x%llx power_register=0x%llx input_register=0x%llx\n",
+		 ADDR_CONTROL + CONTROL_STATUS, ADDR_CONTROL + CONTROL_POWER_OFF, ADDR_CONTROL + CONTROL_INPUT);
+	ret = append_text(out, init_shebang);
+	if (plan->plain)
+		ret |= append_text(out, init_plain);
+	ret |= append_text(out, init_start);
+	ret |= append_text(out, registers);
+	ret |= append_text(out, init_run);
+	if (plan->command)
+		ret |= append_text(out, init_quiet_end);
+	return ret | append_text(out, init_end);
+}
+
 static int add_scripts(struct cpio *c, const struct initrd_plan *plan, struct err *err)
 {
 	struct blob init = { 0 }, start = { 0 };
-	char address[64];
-	int n = snprintf(address, sizeof(address), "status_register=0x%llx\n", (unsigned long long)ADDR_EXIT_STATUS), ret;
+	int ret = write_init(&init, plan);
 
-	ret = blob_append(&init, init_start, sizeof(init_start) - 1);
-	if (plan->plain)
-		ret |= blob_append(&init, init_plain, sizeof(init_plain) - 1);
-	ret |= blob_append(&init, address, (size_t)n);
-	ret |= blob_append(&init, init_end, sizeof(init_end) - 1);
 	/* exec: the status is the program's own, and a signal kills it, not a shell around it. */
 	if (plan->command)
-		ret |= blob_append(&start, "exec ", 5) | shell_quote(&start, plan->command);
+		ret |= append_text(&start, "exec ") | shell_quote(&start, plan->command);
 	else
-		ret |= blob_append(&start, tour, sizeof(tour) - 1);
+		ret |= append_text(&start, tour);
 	if (ret == 0) {
 		cpio_file(c, "init", 0755, init.data, init.size);
 		cpio_file(c, "etc/guestward/start", 0644, start.data, start.size);

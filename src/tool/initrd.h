@@ -17,7 +17,7 @@ struct initrd_plan {
 	const char *const *files;	/* HOST[:GUEST] */
 	unsigned n_files;
 	char *const *command;		/* NULL-terminated; NULL: the tour */
-	bool plain;			/* no echo, no CR before LF: input or output is not a terminal */
+	bool plain;			/* input or output is not a terminal: bytes pass as they are, and Ctrl-D is the end */
 };
 
 int initrd_build(struct blob *out, const struct initrd_plan *plan, struct err *err);

@@ -95,7 +95,7 @@ static void i8042_write(void *device, uint64_t offset, const uint8_t *data, unsi
 
 static const struct bus_ops i8042_ops = { "i8042", i8042_read, i8042_write };
 
-static void status_read(void *device, uint64_t offset, uint8_t *data, unsigned len)
+static void control_read(void *device, uint64_t offset, uint8_t *data, unsigned len)
 {
 	(void)device;
 	(void)offset;
@@ -103,16 +103,20 @@ static void status_read(void *device, uint64_t offset, uint8_t *data, unsigned l
 		data[len] = 0;
 }
 
-static void status_write(void *device, uint64_t offset, const uint8_t *data, unsigned len)
+static void control_write(void *device, uint64_t offset, const uint8_t *data, unsigned len)
 {
 	struct power *p = device;
 
 	(void)len;
-	if (offset == 0)
+	if (offset == CONTROL_STATUS)
 		atomic_store(&p->exit_status, data[0]);
+	else if (offset == CONTROL_POWER_OFF)
+		machine_stop(p->machine, STOP_POWEROFF, 0, "the guest powered off");
+	else if (offset == CONTROL_INPUT)
+		atomic_store(&p->input_wanted, true);
 }
 
-static const struct bus_ops status_ops = { "exit-status", status_read, status_write };
+static const struct bus_ops control_ops = { "control", control_read, control_write };
 
 int power_init(struct power *p, struct machine *m, struct err *err)
 {
@@ -121,7 +125,7 @@ int power_init(struct power *p, struct machine *m, struct err *err)
 	if (bus_add(&m->ports, PM1_EVENT_PORT, PM_BLOCK_SIZE, &pm_ops, p) < 0 ||
 	    bus_add(&m->ports, RESET_PORT, 1, &reset_ops, p) < 0 ||
 	    bus_add(&m->ports, 0x64, 1, &i8042_ops, p) < 0 ||
-	    bus_add(&m->memory, ADDR_EXIT_STATUS, 4, &status_ops, p) < 0)
+	    bus_add(&m->memory, ADDR_CONTROL, CONTROL_SIZE, &control_ops, p) < 0)
 		return err_set(err, "no room for the power registers");
 	return 0;
 }

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * How a guest ends the machine, and the ACPI fixed hardware that says so: PM1a event and control blocks and the PM timer
- * at port 0x600, the reset register at 0xcf9, the keyboard controller's reset at 0x64, and the exit-status register.
+ * at port 0x600, the reset register at 0xcf9, the keyboard controller's reset at 0x64; and the control block.
  *
- * Exit status: a 32-bit register at guest-physical ADDR_EXIT_STATUS (ram.h). What was last written there, modulo 256, is
- * the status `guestward boot` returns when the guest then powers off. Memory-mapped because Debian's cloud kernel has no
- * /dev/port, while busybox can write a register through /dev/mem: `devmem 0xd0100000 32 STATUS`.
+ * Control block: 32-bit registers at guest-physical ADDR_CONTROL (ram.h), for an initrd that talks to `guestward boot`.
+ * Memory-mapped because Debian's cloud kernel has no /dev/port, while busybox can write a register through /dev/mem.
+ *   +0  exit status: what was last written, modulo 256, is returned when the guest powers off
+ *   +4  any write powers off at once, with nothing more on the console
+ *   +8  any write says that input from a pipe may come now: until then it could be echoed, or dropped by a driver's start
+ * All read as 0.
  */
 #ifndef TOOL_POWER_H
 #define TOOL_POWER_H
@@ -21,10 +24,16 @@
 #define SLEEP_TYPE_S5		5u
 #define SCI_IRQ			9u
 
+#define CONTROL_STATUS		0u
+#define CONTROL_POWER_OFF	4u
+#define CONTROL_INPUT		8u
+#define CONTROL_SIZE		12u
+
 struct power {
 	struct machine *machine;
 	uint16_t pm1_enable, pm1_control;	/* plain stores: no guest can expect more of two CPUs racing here */
 	atomic_int exit_status;			/* -1: never written */
+	atomic_bool input_wanted;
 };
 
 /* Adds the registers to the machine's buses. */

@@ -27,7 +27,7 @@
 #define RAM_LOW_MAX		0xd0000000ull
 #define ADDR_VIRTIO		0xd0000000ull	/* VIRTIO_STRIDE bytes per device */
 #define VIRTIO_STRIDE		0x1000ull
-#define ADDR_EXIT_STATUS	0xd0100000ull	/* see exitport.h */
+#define ADDR_CONTROL		0xd0100000ull	/* see power.h */
 #define ADDR_IOAPIC		0xfec00000ull
 #define ADDR_LAPIC		0xfee00000ull
 #define ADDR_IDENTITY_MAP	0xfffbc000ull	/* KVM on Intel keeps these four pages for real mode */

@@ -23,6 +23,7 @@ enum { REG_DATA, REG_IER, REG_IIR, REG_LCR, REG_MCR, REG_LSR, REG_MSR, REG_SCRAT
 #define LCR_DLAB	0x80u
 #define FCR_ENABLE	0x01u
 #define FCR_CLEAR_RX	0x02u
+#define MCR_RTS		0x02u
 #define MCR_OUT2	0x08u
 #define MCR_LOOP	0x10u
 #define LSR_DR		0x01u
@@ -241,11 +242,11 @@ const struct bus_ops serial_ops = { "16550", serial_read, serial_write };
 
 /*
  * Bytes wait in the terminal until the guest listens: a driver that starts up clears the FIFO, and what a user piped in
- * before that would be lost. In loopback the line is cut off.
+ * before that would be lost. RTS is the guest's brake, which it uses with crtscts. In loopback the line is cut off.
  */
 static bool accepts(const struct serial *s)
 {
-	return (s->ier & IER_RX) && !(s->mcr & MCR_LOOP) && s->fifo_count < capacity(s);
+	return (s->ier & IER_RX) && (s->mcr & MCR_RTS) && !(s->mcr & MCR_LOOP) && s->fifo_count < capacity(s);
 }
 
 size_t serial_room(struct serial *s)

@@ -138,7 +138,7 @@ static void below_trigger_times_out(void **state)
 {
 	(void)state;
 	out(2, 0x81);	/* trigger at 8 */
-	out(4, 0x08);
+	out(4, 0x0a);
 	out(1, 0x01);
 	serial_receive(&rig.serial, (const uint8_t *)"abc", 3);
 	assert_int_equal(in(2) & 0x0f, 0x0c);
@@ -166,6 +166,16 @@ static void waits_for_a_listener(void **state)
 	assert_int_equal(serial_receive(&rig.serial, (const uint8_t *)"lost?", 5), 0);
 	start_driver();
 	assert_int_equal(serial_receive(&rig.serial, (const uint8_t *)"no", 2), 2);
+}
+
+static void rts_is_a_brake(void **state)
+{
+	(void)state;
+	start_driver();
+	out(4, 0x09);
+	assert_int_equal(serial_receive(&rig.serial, (const uint8_t *)"x", 1), 0);
+	out(4, 0x0b);
+	assert_int_equal(serial_receive(&rig.serial, (const uint8_t *)"x", 1), 1);
 }
 
 static void loopback(void **state)
@@ -210,6 +220,7 @@ static const struct row {
 	{ "bytes below the trigger level give a time-out", below_trigger_times_out },
 	{ "no more is taken than fits", takes_what_fits },
 	{ "input waits until the guest listens", waits_for_a_listener },
+	{ "no input comes while RTS is off", rts_is_a_brake },
 	{ "loopback returns lines and bytes", loopback },
 	{ "clearing the FIFO empties it", clears_fifo },
 };
