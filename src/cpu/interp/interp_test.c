@@ -93,6 +93,25 @@ static void set_mode(bool long_mode)
 	cpu_state_changed(c);
 }
 
+/* Real-address mode: code at CS:0 = CODE, DS and ES 64 KiB from DATA on, SS 64 KiB from 0x30000 on. */
+static void set_real_mode(void)
+{
+	struct vcpu *c = m.c;
+	uint64_t cr0 = c->acc.cr0, cr4 = c->acc.cr4, efer = c->acc.efer;
+
+	c->acc.cr0 = CR0_ET;
+	c->acc.cr4 = c->acc.efer = 0;
+	for (unsigned i = 0; i < SEG_LDTR; i++) {
+		uint32_t base = i == SEG_CS ? CODE : i == SEG_SS ? 0x30000 : DATA;
+
+		c->seg[i] = (struct cpu_seg){ .sel = (uint16_t)(base >> 4), .base = base, .limit = 0xffff, .type = 3, .s = 1, .present = 1 };
+	}
+	acc_paging_changed(&c->acc, cr0, cr4, efer);
+	cpu_state_changed(c);
+	c->rip = 0;
+	c->gpr[RSP] = 0x100;
+}
+
 static int group_setup(void **state)
 {
 	struct mem_slot s = { .n_pages = RAM_SIZE >> GW_PAGE_SHIFT };
@@ -194,7 +213,7 @@ static void run_bytes(const uint8_t *code, unsigned len)
 	m.ram[CODE + len] = 0xeb;
 	m.ram[CODE + len + 1] = 0xfe;
 	m.c->poll_at = 0;	/* no chaining: a block at a time */
-	run_until(CODE + len, 100000);
+	run_until(m.c->rip + len, 100000);
 }
 #define RUN(...) do { static const uint8_t code_[] = { __VA_ARGS__ }; run_bytes(code_, sizeof(code_)); } while (0)
 
@@ -840,6 +859,102 @@ static void undefined_instruction(void **state)
 	expect_fault(VEC_UD, CODE);
 }
 
+/* ---- 16 bits ------------------------------------------------------------------------------------------------------------------------------------------------ */
+
+static void real_mode_stack_wraps(void **state)
+{
+	set_real_mode();
+	m.c->gpr[RSP] = 0xabcd0000;
+	m.c->gpr[RAX] = 0x1234;
+	RUN(0x50, 0x66, 0x50, 0x5b, 0xc8, 0x04, 0x00, 0x00, 0xc9);	/* push ax; push eax; pop bx; enter 4, 0; leave */
+	expect_done();
+	assert_int_equal(m.c->gpr[RSP], 0xabcdfffc);
+	assert_int_equal(mem64(0x3fff8) >> 48, 0x1234);
+	assert_int_equal(m.c->gpr[RBX], 0x1234);
+}
+
+static void real_mode_word_at_the_limit(void **state)
+{
+	set_real_mode();
+	m.c->gpr[RBX] = 0xffff;
+	RUN(0x8b, 0x07);		/* mov ax, [bx] */
+	expect_fault(VEC_GP, 0);
+	setup(NULL);
+	set_real_mode();
+	m.c->gpr[RSP] = 1;
+	RUN(0x50);			/* push ax */
+	expect_fault(VEC_SS, 0);
+	assert_int_equal(m.c->gpr[RSP], 1);
+}
+
+static void real_mode_address_wraps(void **state)
+{
+	set_real_mode();
+	m.ram[DATA + 2] = 0x77;
+	m.c->gpr[RBX] = 0xfff0;
+	m.c->gpr[RSI] = 0x10;
+	RUN(0x8a, 0x40, 0x02);		/* mov al, [bx + si + 2] */
+	expect_done();
+	assert_int_equal(m.c->gpr[RAX], 0x77);
+}
+
+static void real_mode_strings_wrap(void **state)
+{
+	set_real_mode();
+	for (unsigned i = 0; i < 16; i++)
+		m.ram[DATA + 0x100 + i] = (uint8_t)(i + 1);
+	m.c->gpr[RSI] = 0x11110100;
+	m.c->gpr[RDI] = 0x2222fff8;
+	m.c->gpr[RCX] = 0x33330008;
+	RUN(0xf3, 0xa5);		/* rep movsw */
+	expect_done();
+	assert_int_equal(m.c->gpr[RCX], 0x33330000);
+	assert_int_equal(m.c->gpr[RSI], 0x11110110);
+	assert_int_equal(m.c->gpr[RDI], 0x22220008);
+	assert_memory_equal(m.ram + DATA + 0xfff8, m.ram + DATA + 0x100, 8);
+	assert_memory_equal(m.ram + DATA, m.ram + DATA + 0x108, 8);
+}
+
+static void real_mode_string_over_the_limit(void **state)
+{
+	set_real_mode();
+	m.c->gpr[RAX] = 0xaaaa;
+	m.c->gpr[RDI] = 0xfffb;
+	m.c->gpr[RCX] = 8;
+	RUN(0xf3, 0xab);		/* rep stosw: the third word would straddle the limit */
+	expect_fault(VEC_GP, 0);
+	assert_int_equal(m.c->gpr[RCX], 6);
+	assert_int_equal(m.c->gpr[RDI], 0xffff);
+	assert_int_equal(m.ram[DATA + 0xffff], 0);
+	assert_int_equal(m.ram[DATA + 0xfffe], 0xaa);
+}
+
+static void real_mode_counts_with_cx(void **state)
+{
+	set_real_mode();
+	m.c->gpr[RCX] = 0x50003;
+	RUN(0x40, 0xe2, 0xfd,		/* 1: inc ax; loop 1b */
+	    0xe3, 0x01, 0xf4, 0x90);	/* jcxz over hlt */
+	expect_done();
+	assert_int_equal(m.c->gpr[RAX], 3);
+	assert_int_equal(m.c->gpr[RCX], 0x50000);
+}
+
+static void real_mode_calls(void **state)
+{
+	set_real_mode();
+	m.c->gpr[RBX] = 0x0300;
+	set_mem64(DATA + 0x300, 9);
+	RUN(0xe8, 0x06, 0x00,		/* call 9 */
+	    0xff, 0x17,			/* call [bx]: 9 */
+	    0xeb, 0x04, 0x90, 0x90,	/* jmp to the end */
+	    0x47, 0xc3);		/* 9: inc di; ret */
+	expect_done();
+	assert_int_equal(m.c->gpr[RDI], 2);
+	assert_int_equal(m.c->gpr[RSP], 0x100);
+	assert_int_equal(mem64(0x300fe) & 0xffff, 5);
+}
+
 #define T(f) { #f, f, setup, NULL, NULL }
 
 int main(void)
@@ -856,12 +971,20 @@ int main(void)
 		T(rep_stos_sizes), T(string_with_32_bit_addresses), T(repne_scas_and_repe_cmps), T(lods_sizes), T(rep_stos_over_code),
 		T(rep_in_device_is_element_by_element), T(device_rmw_reads_and_writes_once), T(self_modifying_code_takes_effect_next),
 		T(store_through_alias), T(rip_relative), T(aam_zero_faults), T(bound_checks), T(undefined_instruction),
+		T(real_mode_stack_wraps), T(real_mode_word_at_the_limit), T(real_mode_address_wraps), T(real_mode_strings_wrap),
+		T(real_mode_string_over_the_limit), T(real_mode_counts_with_cx), T(real_mode_calls),
 	};
 	struct CMUnitTest tests[ARRAY_SIZE(plain) + ARRAY_SIZE(div_rows) + ARRAY_SIZE(bcd_rows)];
 	unsigned n = 0;
 
-	for (unsigned i = 0; i < ARRAY_SIZE(plain); i++)
-		tests[n++] = plain[i];
+	for (unsigned i = 0; i < ARRAY_SIZE(plain); i++) {
+		static char names[ARRAY_SIZE(plain)][64];
+
+		for (unsigned k = 0; plain[i].name[k] && k < sizeof(names[i]) - 1; k++)
+			names[i][k] = plain[i].name[k] == '_' ? ' ' : plain[i].name[k];
+		tests[n] = plain[i];
+		tests[n++].name = names[i];
+	}
 	for (unsigned i = 0; i < ARRAY_SIZE(div_rows); i++)
 		tests[n++] = (struct CMUnitTest){ div_rows[i].name, divide, setup, NULL, (void *)(uintptr_t)&div_rows[i] };
 	for (unsigned i = 0; i < ARRAY_SIZE(bcd_rows); i++)

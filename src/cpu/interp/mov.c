@@ -214,16 +214,14 @@ INT_SLOW(movdir64b)
 
 	if (!cpu_la(c, o, 64, ACC_R, &w[0].gva))
 		return false;
-	if (c->mode != INSN_MODE_64) {
-		if (!cpu_seg_linear(c, o, SEG_ES, dst, 64, ACC_W, &w[1].gva))
-			return false;
-	} else {
-		w[1].gva = dst;
-	}
+	/* Faults of the source come before those of the destination's segment and alignment. */
+	if ((c->mode != INSN_MODE_64 || dst & 63) && !cpu_ref_get(c, o, w[0].gva, 64, ACC_R, &r[0]))
+		return false;
+	w[1].gva = dst;
+	if (c->mode != INSN_MODE_64 && !cpu_seg_linear(c, o, SEG_ES, dst, 64, ACC_W, &w[1].gva))
+		return false;
 	if (w[1].gva & 63) {
-		/* The source's page fault comes first. */
-		if (cpu_ref_get(c, o, w[0].gva, 64, ACC_R, &r[0]))
-			cpu_raise_error(c, o, VEC_GP, 0);
+		cpu_raise_error(c, o, VEC_GP, 0);
 		return false;
 	}
 	if (!cpu_refs(c, o, w, 2, r) || !cpu_ref_load(c, o, &r[0], data))
