@@ -238,6 +238,9 @@ static enum cpu_exit loop(struct vcpu *c)
 		}
 		if (unlikely(c->intr_blocked) && !event_waits(c) && !c->io.replay)
 			choose_event(c);
+		/* Nothing was injected, but the client wanted to know of this very moment (interrupt window). */
+		if (unlikely(atomic_load_explicit(&c->acc.attention, memory_order_relaxed) & ACC_ATT_EXIT))
+			return CPU_EXIT_KICKED;
 		if (unlikely(event_waits(c))) {
 			e = deliver(c);
 			if (e != CPU_RUNNING)

@@ -210,7 +210,8 @@ struct vcpu {
 	struct cpu_io io;
 	struct cpu_guest_debug dbg;
 	struct acc_exit guard_exit;	/* CPU_EXIT_GUARD */
-	uint64_t host_fault_gva;
+	uint64_t host_fault_gva;	/* of an operand the host's own execution touched ... */
+	uintptr_t host_fault_hva;	/* ... or the host address, for accesses of the engine; 0: see the other */
 	struct { uint32_t index; uint64_t data; bool write; uint32_t reason; } msr_exit;
 
 	const struct cpu_env *env;

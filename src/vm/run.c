@@ -289,20 +289,43 @@ static int delivery_exit(struct vm_vcpu *v)
 	return 0;
 }
 
-static int host_fault_exit(struct vm_vcpu *v)
+/* Where a host address is in the guest, for what the engine itself touched; else by the linear address. */
+static bool fault_gpa(struct vm_vcpu *v, uint64_t *gpa)
 {
 	struct acc_request rq = { .cpu = &v->c.acc, .gva = GVA(v->c.host_fault_gva), .rights = ACC_R, .stage = ACC_IMPLICIT,
 				  .origin = ACC_IOCTL, .len = 1 };
+	uintptr_t hva = v->c.host_fault_hva;
+	const struct mem_map *map;
 	struct acc_result res;
-	struct gw_run_memory_fault *f = (struct gw_run_memory_fault *)(void *)v->run->padding;
-	bool found;
+	bool found = false;
 
+	acc_host_begin(v->vm->acc);
+	map = acc_vm_map(v->vm->acc);
+	for (unsigned i = 0; hva && map && i < map->n && !found; i++) {
+		const struct mem_slot *s = &map->slot[i];
+
+		found = hva - (uintptr_t)s->hva < s->n_pages << GW_PAGE_SHIFT;
+		if (found)
+			*gpa = gfn_gpa(s->first).v + (hva - (uintptr_t)s->hva);
+	}
+	acc_host_end(v->vm->acc);
+	if (hva)
+		return found;
 	acc_enter(&v->c.acc);
 	found = acc_translate(&rq, &res) == ACC_ALLOW;
 	acc_leave(&v->c.acc);
+	*gpa = rq.gpa.v;
+	return found;
+}
+
+static int host_fault_exit(struct vm_vcpu *v)
+{
+	struct gw_run_memory_fault *f = (struct gw_run_memory_fault *)(void *)v->run->padding;
+	uint64_t gpa = 0;
+
 	v->run->exit_reason = KVM_EXIT_MEMORY_FAULT;
 	memset(v->run->padding, 0, sizeof(v->run->padding));
-	f->gpa = found ? rq.gpa.v & ~GW_PAGE_MASK : 0;
+	f->gpa = fault_gpa(v, &gpa) ? gpa & ~GW_PAGE_MASK : 0;
 	f->size = GW_PAGE_SIZE;
 	return -EFAULT;
 }
@@ -350,6 +373,7 @@ static int run_guest(struct vm_vcpu *v)
 	int r;
 
 	vm_vcpu_collect_nmis(v);
+	v->c.host_fault_hva = 0;
 	e = cpu_run(&v->c);
 	v->stats.exits++;
 	if ((unsigned)e >= ARRAY_SIZE(exits))

@@ -70,6 +70,7 @@ static void memory_fault(struct cpu_signal_guard *g, int sig, const siginfo_t *i
 		return;
 	if (uc->uc_mcontext.fpregs)
 		host_fpu_rescue(g->c, (const uint8_t *)uc->uc_mcontext.fpregs);
+	g->c->host_fault_hva = (uintptr_t)info->si_addr;
 	siglongjmp(g->recover, 1);
 }
 
