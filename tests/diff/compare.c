@@ -84,13 +84,14 @@ static bool undefined_result(const struct diff_case *k, const struct insn *in)
 #define Q_FLAGS		BIT(4)	/* flags of the iterations before, which single-stepping made permanent */
 #define Q_COUNT		BIT(5)	/* with a 32-bit address size Intel clears upper halves of count and addresses, fault or not */
 #define Q_GPR		BIT(6)	/* registers loaded before the refused one */
+#define Q_STATE		BIT(8)	/* components loaded before a bad MXCSR was seen */
 #define Q_ORDER		BIT(7)	/* misalignment or a bad operand against a page fault elsewhere in the operand: either may win */
 
 static unsigned quirks(const struct insn *in)
 {
 	switch (in->op) {
 	case I_FXSAVE: case I_XSAVE: case I_XSAVEC: case I_XSAVEOPT: case I_XRSTOR: case I_FXRSTOR:
-		return Q_PARTLY | Q_WHERE | Q_MORE | Q_ORDER;
+		return Q_PARTLY | Q_WHERE | Q_MORE | Q_ORDER | (in->op == I_XRSTOR ? Q_STATE : 0);
 	case I_FNSAVE: case I_FNSTENV: case I_FRSTOR: case I_FLDENV: case I_FSTP: case I_FBSTP: case I_FLD: case I_FBLD:
 		return Q_PARTLY | Q_WHERE;	/* 80 bits are two accesses */
 	case I_POPA:
@@ -140,6 +141,8 @@ static const char *compare_x(const struct diff_result *n, const struct diff_resu
 {
 	const char *w = NULL;
 
+	if (q & Q_STATE)
+		return NULL;
 	if (!(q & Q_X87)) {
 		w = compare_bytes("x87 control, status, tag", n->x, e->x, 0, 5);
 		for (unsigned i = 0; i < 8 && !w; i++)
@@ -213,7 +216,7 @@ const char *diff_compare(const struct diff_case *k, const struct insn *in, const
 		return NULL;	/* in pieces: a page fault below the canonical hole before #GP in it */
 	if (q & Q_ORDER && e->fault && n->vector != e->vector && (n->vector == VEC_PF || e->vector == VEC_PF))
 		return NULL;
-	if (q & Q_MORE && n->vector == VEC_PF && (!e->fault || e->vector == VEC_GP))
+	if (q & Q_MORE && (n->vector == VEC_PF || in->op == I_MASKMOVQ) && (!e->fault || e->vector == VEC_GP))
 		return NULL;
 	if (n->fault != e->fault || (n->fault && n->vector != e->vector)) {
 		snprintf(text, sizeof(text), "CPU %s %u (rip %+lld), engine %s %u (rip %+lld)", n->fault ? "fault" : "no fault",

@@ -514,7 +514,7 @@ static void xstate_image(struct rng *r, struct diff_case *k, bool fx)
 	if (chance(r, 5))
 		bv |= rnd(r) & 0xf;
 	if (chance(r, 5))
-		xcomp |= 1ull << below(r, 64);
+		xcomp |= 1ull << (20 + below(r, 43));	/* no component of any CPU yet */
 	memset(k->patch + 512, 0, 64);
 	memcpy(k->patch + 512, &bv, 8);
 	memcpy(k->patch + 520, &xcomp, 8);

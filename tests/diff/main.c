@@ -52,6 +52,14 @@ static void print_case(const struct diff_case *k, const struct insn *in, const c
 	for (unsigned i = 0; i < k->len; i++)
 		printf("%s%02x", i ? " " : "", k->code[i]);
 	printf("]%s%s: %s\n", k->mode == INSN_MODE_64 ? "" : " 32-bit", k->at_end ? k->beyond ? " across the page end" : " at the page end" : "", why);
+	if (!verbose)
+		return;
+	printf("#   rax %llx rcx %llx rdx %llx rsp %llx rbp %llx rsi %llx rdi %llx flags %x; operand at %x:", (unsigned long long)k->gpr[0],
+	       (unsigned long long)k->gpr[1], (unsigned long long)k->gpr[2], (unsigned long long)k->gpr[4], (unsigned long long)k->gpr[5],
+	       (unsigned long long)k->gpr[6], (unsigned long long)k->gpr[7], k->flags, k->patch_off);
+	for (unsigned i = 0; i < k->patch_len; i++)
+		printf("%s%02x", i % 8 ? "" : " ", k->patch[i]);
+	printf("\n");
 }
 
 static void check(const struct diff_case *k, const struct diff_result *native, bool alone)

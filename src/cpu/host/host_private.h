@@ -55,6 +55,7 @@ struct cpu_host {
 #define AUX_GATE	0x07u
 #define AUX_MXCSR	0x08u	/* may raise SIMD exceptions */
 #define AUX_POINTERS	0x10u	/* x87, records FIP, FDP, FOP */
+#define AUX_WAITS	0x40u	/* x87 or MMX: raises what is pending before anything else */
 #define AUX_NOWAIT	0x20u	/* x87 control instruction that stores whatever is pending */
 
 /* stub.c: the stub of o->imm (a key). Never fails for a key that host_key() made. */

@@ -82,6 +82,23 @@ bool host_exec(struct vcpu *c, const struct cpu_op *o, void *mem)
 	return exec(c, o, mem);
 }
 
+/*
+ * The stub of a waiting instruction raises a pending x87 exception itself; but when its memory operand is about to be refused
+ * the stub does not come to run, and #MF has priority.
+ */
+static __attribute__((noinline)) bool mf_pending(struct vcpu *c, const struct cpu_op *o)
+{
+	uint16_t fsw;
+
+	if (!(o->aux & AUX_WAITS))
+		return false;
+	__asm__ volatile("fnstsw %0" : "=m"(fsw));
+	if (!(fsw & FSW_ES))
+		return false;
+	cpu_raise(c, o, VEC_MF);
+	return true;
+}
+
 /* ---- memory operands ----------------------------------------------------------------------------------------------------------------- */
 
 static inline bool operand(struct vcpu *c, const struct cpu_op *o, unsigned rights, uint64_t *la)
@@ -89,7 +106,8 @@ static inline bool operand(struct vcpu *c, const struct cpu_op *o, unsigned righ
 	if (!cpu_la(c, o, o->memsize, rights, la))
 		return false;
 	if (unlikely(o->flags & OP_ALIGN && *la & (o->memsize - 1u))) {
-		cpu_raise_error(c, o, VEC_GP, 0);
+		if (!mf_pending(c, o))
+			cpu_raise_error(c, o, VEC_GP, 0);
 		return false;
 	}
 	return true;
@@ -100,7 +118,7 @@ static __attribute__((noinline)) bool load_slow(struct vcpu *c, const struct cpu
 	_Alignas(64) uint8_t bounce[64];
 	struct cpu_ref r;
 
-	if (!cpu_ref_get(c, o, la, o->memsize, ACC_R, &r))
+	if (mf_pending(c, o) || !cpu_ref_get(c, o, la, o->memsize, ACC_R, &r))
 		return false;
 	if (r.p)
 		return exec(c, o, r.p);
@@ -145,6 +163,18 @@ static __attribute__((noinline)) bool x87_store_unmasked(struct vcpu *c, const s
 	return true;
 }
 
+/* VCVTPS2PH: its SIMD exception has priority over the store's fault, and the flags are noted even then. */
+static bool rounded_store(struct vcpu *c, const struct cpu_op *o, uint64_t la)
+{
+	_Alignas(64) uint8_t bounce[64];
+	struct cpu_ref r;
+
+	if (!exec(c, o, bounce) || !cpu_ref_get(c, o, la, o->memsize, ACC_W, &r))
+		return false;
+	cpu_ref_store(c, o, &r, bounce);
+	return true;
+}
+
 static bool x87_is_unmasked(const struct cpu_op *o)
 {
 	uint16_t fcw;
@@ -160,8 +190,12 @@ static __attribute__((noinline)) bool store_slow(struct vcpu *c, const struct cp
 	_Alignas(64) uint8_t bounce[64];
 	struct cpu_ref r;
 
+	if (mf_pending(c, o))
+		return false;
 	if (x87_is_unmasked(o))
 		return x87_store_unmasked(c, o, la);
+	if (o->aux & AUX_MXCSR)
+		return rounded_store(c, o, la);
 	if (!cpu_ref_get(c, o, la, o->memsize, ACC_W, &r))
 		return false;
 	if (r.p && !r.code)
@@ -367,6 +401,9 @@ static bool lower_stub(struct vcpu *c, const struct insn *in, struct cpu_op *o)
 	if (!o->ptr)
 		return false;
 	o->memsize = in->has_mem ? in->memsize : 0;
+	/* CVTPI2PS and CVTPI2PD from memory touch no MMX register. */
+	if (fpu && in->op != I_FNSTCW && in->op != I_FNSTSW && in->op != I_CVTPI2PS && in->op != I_CVTPI2PD)
+		o->aux |= AUX_WAITS;
 	if ((o->aux & AUX_GATE) == GATE_X87) {
 		if (!is_x87_control(in->op))
 			o->aux |= AUX_POINTERS;

@@ -175,8 +175,9 @@ static bool masked_store(struct vcpu *c, const struct cpu_op *o)
 
 /* ---- gathers -------------------------------------------------------------------------------------------------------------------------- */
 
-/* o->rm: index register; o->opsize: element size; o->aux bit 7: indices of 64 bits; o->imm: elements. */
+/* o->rm: index register; o->opsize: element size; o->aux: indices of 64 bits, 256-bit form; o->imm: elements. */
 #define AUX_QINDEX	0x80u
+#define AUX_YMM		0x40u
 
 static uint64_t element_address(struct vcpu *c, const struct cpu_op *o, const uint8_t *index, unsigned i)
 {
@@ -185,26 +186,27 @@ static uint64_t element_address(struct vcpu *c, const struct cpu_op *o, const ui
 	return (c->gpr[o->base] + ((uint64_t)idx << o->scale) + (uint64_t)o->disp) & o->admask;
 }
 
-/* Destination and mask as they are when elements below @done have been gathered. */
-static void gather_commit(struct vcpu *c, const struct cpu_op *o, const uint8_t *dst, const uint8_t *mask, unsigned done, bool all)
+/*
+ * Destination and mask as they are when elements below @done have been gathered. The mask becomes whole elements of ones and
+ * zeros over its full length as soon as the instruction has begun; the destination's upper half is cleared with its first element.
+ */
+static void gather_commit(struct vcpu *c, const struct cpu_op *o, uint8_t *dst, uint8_t *mask, unsigned done)
 {
-	unsigned size = o->opsize, n = (unsigned)o->imm;
-	uint8_t d[32], m[32];
+	unsigned size = o->opsize, n = (unsigned)o->imm, vl = o->aux & AUX_YMM ? 32 : 16;
+	bool all = done == n, any = all;
 
-	memcpy(d, dst, 32);
-	memcpy(m, mask, 32);
 	for (unsigned i = 0; i < done; i++)
-		memset(m + i * size, 0, size);
-	/* Mask elements not reached hold all ones or nothing. */
-	for (unsigned i = done; i < n; i++)
-		memset(m + i * size, m[i * size + size - 1] & 0x80 ? 0xff : 0, size);
-	/* Only completion clears what lies above the elements. */
-	if (all) {
-		memset(m, 0, 32);
-		memset(d + n * size, 0, 32 - n * size);
-	}
-	ymm_put(c, o->reg, d);
-	ymm_put(c, o->vvvv, m);
+		any |= mask[i * size + size - 1] >> 7;
+
+	for (unsigned i = 0; i < vl; i += size)
+		memset(mask + i, !all && i >= done * size && mask[i + size - 1] & 0x80 ? 0xff : 0, size);
+	memset(mask + vl, 0, 32 - vl);
+	if (any && vl == 16)
+		memset(dst + 16, 0, 16);
+	if (all)
+		memset(dst + n * size, 0, 32 - n * size);
+	ymm_put(c, o->reg, dst);
+	ymm_put(c, o->vvvv, mask);
 }
 
 /*
@@ -244,7 +246,7 @@ static bool gather(struct vcpu *c, const struct cpu_op *o)
 	for (i = 0; i < refused; i++)
 		if (mask[i * size + size - 1] & 0x80 && !cpu_ref_load(c, o, &r[i], dst + i * size))
 			return false;
-	gather_commit(c, o, dst, mask, refused, refused == n);
+	gather_commit(c, o, dst, mask, refused);
 	return refused == n;
 }
 
@@ -305,7 +307,7 @@ static void lower_gather(const struct insn *in, struct cpu_op *o, unsigned size,
 	unsigned bytes = in->vex_l ? 32 : 16, wider = qindex ? 8 : size;
 
 	o->fn = op_gather;
-	o->aux = (uint8_t)(GATE_AVX | (qindex ? AUX_QINDEX : 0));
+	o->aux = (uint8_t)(GATE_AVX | (qindex ? AUX_QINDEX : 0) | (in->vex_l ? AUX_YMM : 0));
 	o->ptr = NULL;
 	o->rm = in->index;
 	o->index = GPR_ZERO;

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "cpu/host/host_private.h"
+#include "cpu/sys/sys.h"
 
 #define LEGACY_SIZE	512
 #define HEADER_SIZE	64
@@ -99,12 +100,20 @@ static unsigned n_xmm(const struct vcpu *c)
 	return c->mode == INSN_MODE_64 ? 16 : 8;
 }
 
+/* These look at the address before its alignment, unlike SSE operands: through SS and not canonical is #SS(0). */
+static void misaligned(struct vcpu *c, const struct cpu_op *o, uint64_t la)
+{
+	bool ss = o->flags & OP_STACK && c->mode == INSN_MODE_64 && !cpu_canonical(c, la);
+
+	cpu_raise_error(c, o, ss ? VEC_SS : VEC_GP, 0);
+}
+
 static bool address(struct vcpu *c, const struct cpu_op *o, unsigned len, unsigned align, unsigned rights, uint64_t *la)
 {
 	if (!cpu_la(c, o, len, rights, la))
 		return false;
 	if (*la & (align - 1)) {
-		cpu_raise_error(c, o, VEC_GP, 0);
+		misaligned(c, o, *la);
 		return false;
 	}
 	return true;

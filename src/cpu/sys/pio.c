@@ -208,14 +208,14 @@ void sys_ins(struct vcpu *c, const struct cpu_op *o)
 	if (!cpu_run_alone(c, o))
 		return;
 	sys_begin(c, o);
+	if (!sys_port_allowed(c, port, o->opsize))
+		return;			/* also when there is nothing to do */
 	if (repeats(o) && !sys_truncate(c->gpr[RCX], ad_bytes(o))) {
 		c->io.bulk_len = c->io.bulk_pos = 0;
 		CPU_NEXT(c, o);
 	}
 	if (!c->io.replay && c->io.bulk_pos == 0)
 		c->io.bulk_len = 0;
-	if (!sys_port_allowed(c, port, o->opsize))
-		return;
 	if (c->io.bulk_len) {
 		if (!take_bulk(c, o))
 			return;
@@ -253,9 +253,11 @@ void sys_outs(struct vcpu *c, const struct cpu_op *o)
 	if (!cpu_run_alone(c, o))
 		return;
 	sys_begin(c, o);
+	if (!sys_port_allowed(c, port, o->opsize))
+		return;			/* also when there is nothing to do */
 	if (repeats(o) && !sys_truncate(c->gpr[RCX], ad_bytes(o)))
 		CPU_NEXT(c, o);
-	if (!sys_port_allowed(c, port, o->opsize) || !outs_source(c, o, &v) || !port_write(c, o, port, o->opsize, v))
+	if (!outs_source(c, o, &v) || !port_write(c, o, port, o->opsize, v))
 		return;
 	advance(c, o, RSI);
 	sys_debug_io(c, port, o->opsize);

@@ -443,12 +443,16 @@ void sys_arpl(struct vcpu *c, const struct cpu_op *o)
 		if (raise)
 			sys_set_reg(c, o->insn->rm, 2, (dst & ~3u) | (src & 3));
 	} else {
-		if (!cpu_la(c, o, 2, ACC_RW, &la) || !cpu_ref_get(c, o, la, 2, ACC_RW, &r) || !cpu_ref_load(c, o, &r, &dst))
+		/* Processors write only what they change: a read-only selector that needs no change is no fault. */
+		if (!cpu_la(c, o, 2, ACC_R, &la) || !cpu_ref_get(c, o, la, 2, ACC_R, &r) || !cpu_ref_load(c, o, &r, &dst))
 			return;
 		raise = (dst & 3) < (src & 3);
-		if (raise)
+		if (raise) {
 			dst = (uint16_t)((dst & ~3u) | (src & 3));
-		cpu_ref_store(c, o, &r, &dst);
+			if (!cpu_la(c, o, 2, ACC_RW, &la) || !cpu_ref_get(c, o, la, 2, ACC_RW, &r))
+				return;
+			cpu_ref_store(c, o, &r, &dst);
+		}
 	}
 	set_zf(c, raise);
 	CPU_NEXT(c, o);
