@@ -34,6 +34,12 @@ static inline struct gpa gfn_gpa(struct gfn f) { return GPA(f.v << GW_PAGE_SHIFT
 #define ARRAY_SIZE(a)	(sizeof(a) / sizeof((a)[0]))
 #define container_of(p, type, member) ((type *)((char *)(p) - offsetof(type, member)))
 
+/* Scalars of guest memory: at any address, seen through any type. */
+typedef uint8_t __attribute__((may_alias)) gw_u8;
+typedef uint16_t __attribute__((aligned(1), may_alias)) gw_u16;
+typedef uint32_t __attribute__((aligned(1), may_alias)) gw_u32;
+typedef uint64_t __attribute__((aligned(1), may_alias)) gw_u64;
+
 #define BIT(n)		(1u << (n))
 #define BIT64(n)	(1ull << (n))
 

@@ -236,10 +236,10 @@ bool cpu_ref_slow(struct vcpu *c, const struct cpu_op *o, uint64_t gva, unsigned
 static void copy_in(void *buf, const uint8_t *hva, unsigned len)
 {
 	switch (len) {
-	case 1: *(uint8_t *)buf = *(const volatile uint8_t *)hva; break;
-	case 2: { uint16_t v = *(const volatile uint16_t *)hva; memcpy(buf, &v, 2); break; }
-	case 4: { uint32_t v = *(const volatile uint32_t *)hva; memcpy(buf, &v, 4); break; }
-	case 8: { uint64_t v = *(const volatile uint64_t *)hva; memcpy(buf, &v, 8); break; }
+	case 1: *(uint8_t *)buf = *(const volatile gw_u8 *)hva; break;
+	case 2: { uint16_t v = *(const volatile gw_u16 *)hva; memcpy(buf, &v, 2); break; }
+	case 4: { uint32_t v = *(const volatile gw_u32 *)hva; memcpy(buf, &v, 4); break; }
+	case 8: { uint64_t v = *(const volatile gw_u64 *)hva; memcpy(buf, &v, 8); break; }
 	default: memcpy(buf, hva, len);
 	}
 }
@@ -247,10 +247,10 @@ static void copy_in(void *buf, const uint8_t *hva, unsigned len)
 static void copy_out(uint8_t *hva, const void *buf, unsigned len)
 {
 	switch (len) {
-	case 1: *(volatile uint8_t *)hva = *(const uint8_t *)buf; break;
-	case 2: { uint16_t v; memcpy(&v, buf, 2); *(volatile uint16_t *)hva = v; break; }
-	case 4: { uint32_t v; memcpy(&v, buf, 4); *(volatile uint32_t *)hva = v; break; }
-	case 8: { uint64_t v; memcpy(&v, buf, 8); *(volatile uint64_t *)hva = v; break; }
+	case 1: *(volatile gw_u8 *)hva = *(const uint8_t *)buf; break;
+	case 2: { uint16_t v; memcpy(&v, buf, 2); *(volatile gw_u16 *)hva = v; break; }
+	case 4: { uint32_t v; memcpy(&v, buf, 4); *(volatile gw_u32 *)hva = v; break; }
+	case 8: { uint64_t v; memcpy(&v, buf, 8); *(volatile gw_u64 *)hva = v; break; }
 	default: memcpy(hva, buf, len);
 	}
 }

@@ -157,7 +157,7 @@ static inline bool cpu_ld##bits(struct vcpu *c, const struct cpu_op *o, uint64_t
 															\
 	if (likely(p)) {												\
 		c->cur = o;												\
-		*v = *(const volatile uint##bits##_t *)p;								\
+		*v = *(const volatile gw_u##bits *)p;								\
 		return true;												\
 	}														\
 	return cpu_load_slow(c, o, gva, bits / 8, v);									\
@@ -168,7 +168,7 @@ static inline bool cpu_st##bits(struct vcpu *c, const struct cpu_op *o, uint64_t
 															\
 	if (likely(p)) {												\
 		c->cur = o;												\
-		*(volatile uint##bits##_t *)p = v;									\
+		*(volatile gw_u##bits *)p = v;									\
 		return true;												\
 	}														\
 	return cpu_store_slow(c, o, gva, bits / 8, &v);									\
