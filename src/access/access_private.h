@@ -16,6 +16,13 @@
 #include "access/access.h"
 #include "isa/x86.h"
 
+/* Between two steps that others may come between: a test of races gives up the processor here now and then. */
+#ifdef ACC_PERTURB
+void acc_perturb(void);
+#else
+static inline void acc_perturb(void) { }
+#endif
+
 /* ---- second-level TLB: tlb.c --------------------------------------------------------------------------------------- */
 
 #define L2_SET_BITS	10

@@ -4,9 +4,11 @@
  *
  * Protocol over one page's record (mem.h):
  *   decoder   gen is read; then the line bits are set; then whoever may remember W on the page forgets it; then bytes are read
- *   writer    (without W) bytes are stored; full fence; lines are looked at; a hit clears those lines, then changes gen
+ *   writer    (without W) bytes are stored; full fence; lines are looked at; a hit clears those lines and changes gen
  *   W filler  announces itself in writers, then looks at lines: any set, no W (tlb.c)
- * If a decoder's mark is cleared by a writer, gen changes after the clearing and so after the decoder read it: its block is dead.
+ * A hit changes gen twice, before and after it clears lines. Before: who finds lines clear and so tells nobody of its store can
+ * be sure that blocks decoded until then are dead. After: so is a block that was decoded meanwhile, from a gen that is odd; its
+ * decoder waits here until the clearing is over, or it would find the block current once.
  * While lines is not 0 nobody fills W; so after the first forgetting only vCPUs that announced themselves since the last time
  * lines was 0 need to be asked, and mostly there are none. Changes of lines, and taking back announcements, are under code_lock.
  */
@@ -34,11 +36,13 @@ bool acc_mark_code(struct acc_cpu *cpu, const struct acc_fetch *page, unsigned o
 	if (len > GW_PAGE_SIZE - offset)
 		len = GW_PAGE_SIZE - offset;
 	bits = lines_of(offset, len);
-	if ((atomic_load(&r->lines) & bits) != bits) {
+	acc_perturb();
+	if ((atomic_load(&r->lines) & bits) != bits || (atomic_load(&r->gen) & 1)) {
 		pthread_mutex_lock(&vm->code_lock);
 		atomic_fetch_or(&r->lines, bits);
 		pthread_mutex_unlock(&vm->code_lock);
 	}
+	acc_perturb();
 	writers = atomic_load(&r->writers);
 	if (!writers)
 		return true;
@@ -47,6 +51,7 @@ bool acc_mark_code(struct acc_cpu *cpu, const struct acc_fetch *page, unsigned o
 	/* The bit is shared when there are more than 64 vCPUs; then ask the others, too. */
 	if ((writers & ~cpu->priv->writer_bit) || atomic_load(&vm->n_cpus_ever) > 64)
 		acc_forget_writers(vm, cpu, hva, writers);
+	acc_perturb();
 	pthread_mutex_lock(&vm->code_lock);
 	if (atomic_load(&r->emptied) == emptied)
 		atomic_fetch_and(&r->writers, ~writers);
@@ -64,12 +69,16 @@ static bool page_stored(struct acc_vm *vm, const uint8_t *hva, unsigned len)
 	bits = lines_of((uintptr_t)hva & GW_PAGE_MASK, len);
 	if (likely(!(atomic_load(&r->lines) & bits)))
 		return false;
-	/* Another store may have cleared them meanwhile; then its change of gen came after our bytes. */
+	acc_perturb();
+	/* Another store may have cleared them meanwhile; then its second change of gen came after our bytes. */
 	pthread_mutex_lock(&vm->code_lock);
 	bits &= atomic_load(&r->lines);
 	if (bits) {
+		atomic_fetch_add(&r->gen, 1);
+		acc_perturb();
 		if (atomic_fetch_and(&r->lines, ~bits) == bits)
 			atomic_fetch_add(&r->emptied, 1);
+		acc_perturb();
 		atomic_fetch_add(&r->gen, 1);
 	}
 	pthread_mutex_unlock(&vm->code_lock);

@@ -331,7 +331,11 @@ static bool may_cache_write(struct acc_cpu *cpu, uint64_t hva)
 		return false;
 	if (!(atomic_load_explicit(&r->writers, memory_order_acquire) & me))
 		atomic_fetch_or(&r->writers, me);
-	return atomic_load(&r->lines) == 0 && (atomic_load(&r->writers) & me);
+	acc_perturb();
+	if (atomic_load(&r->lines))
+		return false;
+	acc_perturb();
+	return atomic_load(&r->writers) & me;
 }
 
 bool acc_tlb_lookup(struct acc_request *rq, struct acc_result *out)

@@ -127,6 +127,7 @@ void mem_code_drop(struct mem_code_map *m, const uint8_t *hva, uint64_t len)
 		for (; c && page < stop; page++) {
 			struct mem_code *r = &c->page[page & (CHUNK_PAGES - 1)];
 
+			atomic_fetch_add(&r->gen, 1);
 			atomic_store(&r->lines, 0);
 			atomic_fetch_add(&r->emptied, 1);
 			atomic_fetch_add(&r->gen, 1);

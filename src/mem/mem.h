@@ -65,7 +65,8 @@ void mem_dirty_clear(struct mem_dirty *d, uint64_t first, uint64_t n, const uint
 
 /*
  * Code marks, by host page so that aliases in several slots agree. A set line bit says: some vCPU holds decoded instructions
- * from these 64 bytes. `gen` changes whenever a marked line was written; a block decoded under another gen is dead.
+ * from these 64 bytes. `gen` changes whenever a marked line was written; a block decoded under another gen is dead. It is odd
+ * while lines are being cleared (access/code.c).
  */
 struct mem_code {
 	_Atomic uint64_t lines;
