@@ -47,6 +47,9 @@ static long get_tsc_khz(struct kvm_call *k) { return k->v->tsc_khz; }
 static long no_smm(struct kvm_call *k) { return -ENOTTY; }
 static long invalid(struct kvm_call *k) { return -EINVAL; }
 
+static long set_vapic_addr(struct kvm_call *k) { return vm_set_vapic_addr(k->v, ((const struct kvm_vapic_addr *)k->data)->vapic_addr); }
+static long tpr_reporting(struct kvm_call *k) { return vm_set_tpr_reporting(k->v, k->data); }
+
 static long kvmclock_ctrl(struct kvm_call *k)
 {
 	if (!(k->v->clock_msr & 1))
@@ -289,6 +292,8 @@ const struct kvm_row kvm_vcpu_rows[] = {
 	{ KVM_SET_GUEST_DEBUG,		ARG_IN,		.fn = set_guest_debug },
 	{ KVM_TRANSLATE,		ARG_INOUT,	.fn = translate },
 	{ KVM_INTERRUPT,		ARG_IN,		.fn = interrupt },
+	{ KVM_TPR_ACCESS_REPORTING,	ARG_INOUT,	.fn = tpr_reporting },
+	{ KVM_SET_VAPIC_ADDR,		ARG_IN,		.fn = set_vapic_addr },
 	{ KVM_NMI,			ARG_ANY,	.fn = nmi },
 	{ KVM_SMI,			ARG_ANY,	.fn = no_smm },
 	{ KVM_SET_SIGNAL_MASK,		ARG_RAW,	.fn = set_signal_mask },

@@ -374,7 +374,9 @@ static int run_guest(struct vm_vcpu *v)
 
 	vm_vcpu_collect_nmis(v);
 	v->c.host_fault_hva = 0;
+	vm_vapic_show(v);
 	e = cpu_run(&v->c);
+	vm_vapic_take(v);
 	v->stats.exits++;
 	if ((unsigned)e >= ARRAY_SIZE(exits))
 		e = CPU_EXIT_BUG;

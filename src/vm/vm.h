@@ -94,6 +94,7 @@ struct vm_vcpu {
 	uint64_t cr8;			/* without a LAPIC */
 	uint64_t apic_base;		/* without a LAPIC */
 	bool is_tpr_exit_due, is_window_exit_due, is_signal_found;
+	uint64_t vapic_addr;		/* KVM_SET_VAPIC_ADDR; 0: none */
 	int user_vector;		/* split irqchip: KVM_INTERRUPT's vector, -1 none */
 
 	/* Being woken and being sent away. */
@@ -363,6 +364,11 @@ int vm_set_lapic(struct vm_vcpu *v, const struct kvm_lapic_state *s);
 int vm_set_guest_debug(struct vm_vcpu *v, const struct kvm_guest_debug *d);
 bool vm_debug_takes(struct vcpu *c, unsigned vector);
 int vm_setup_mce(struct vm_vcpu *v, uint64_t cap);
+/* vapic.c. show: before running guest code; take: after it. */
+int vm_set_vapic_addr(struct vm_vcpu *v, uint64_t addr);
+int vm_set_tpr_reporting(struct vm_vcpu *v, const struct kvm_tpr_access_ctl *ctl);
+void vm_vapic_show(struct vm_vcpu *v);
+void vm_vapic_take(struct vm_vcpu *v);
 int vm_set_mce(struct vm_vcpu *v, const struct kvm_x86_mce *mce);
 #define VM_MCE_CAP_SUPPORTED	(0x0100ull | 0x1000000ull | 32)	/* MCG_CTL_P, SER_P, 32 banks */
 
