@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/trace.h"
+#include "control/control.h"
 #include "guestward/guestward.h"
 #include "kvm/kvm.h"
 
@@ -33,6 +34,10 @@ long gw_ioctl(int fd, unsigned long request, unsigned long arg)
 		return -EBADF;
 	ret = kvm_ioctl(f, (uint32_t)request, arg);
 	kvm_file_put(f);
+	if (request == KVM_CREATE_VM && ret >= 0)
+		control_vm_created((int)ret);
+	else if (request == KVM_CREATE_VCPU && ret >= 0)
+		control_vcpu_created(fd, (int)ret, arg);
 	return ret;
 }
 

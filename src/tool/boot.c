@@ -56,6 +56,8 @@ static int say_no(struct err *err, const char *name, const char *value)
 
 static int prepare_library(const struct boot_options *o, struct err *err)
 {
+	/* So that `guestward dump` can ask; a client that set it to something else keeps its choice. */
+	setenv("GUESTWARD_CONTROL", "1", 0);
 	if (o->trace && setenv("GUESTWARD_TRACE", o->trace, 1) < 0)
 		return say_no(err, "GUESTWARD_TRACE", o->trace);
 	if (o->engine && setenv("GUESTWARD_ENGINE", o->engine, 1) < 0)

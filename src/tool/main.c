@@ -5,7 +5,9 @@
 #include <string.h>
 
 #include "boot.h"
+#include "dump.h"
 #include "exit_codes.h"
+#include "run.h"
 
 static int help_main(int argc, char **argv);
 static int version_main(int argc, char **argv);
@@ -17,8 +19,8 @@ static const struct subcommand {
 	const char *summary;		/* NULL: not shown */
 } subcommands[] = {
 	{ "boot", boot_main, "boot a Linux kernel in a small machine on this terminal" },
-	{ "dump", later_main, NULL },
-	{ "run", later_main, NULL },
+	{ "dump", dump_main, "show a running VM: registers, events, code, a page walk" },
+	{ "run", run_main, "run a program that uses /dev/kvm, such as QEMU" },
 	{ "watch", later_main, NULL },
 	{ "help", help_main, "this text" },
 	{ "version", version_main, "the version" },

@@ -1,0 +1,8 @@
+/* SPDX-License-Identifier: MIT */
+/* `guestward dump`: ask a running VM what it looks like. */
+#ifndef TOOL_DUMP_H
+#define TOOL_DUMP_H
+
+int dump_main(int argc, char **argv);
+
+#endif
