@@ -140,7 +140,7 @@ void acc_host_end(struct acc_vm *vm);
  * Judge one access. Pass 1 and pass 2 for one request. Fills rq's found part and *out. On ALLOW of a FINAL access the TLB
  * remembers what out->silent permits. ACC_WAIT has been waited for and ACC_RETRY retried inside: the caller never sees them,
  * unless the vCPU is wanted elsewhere (attention ACC_ATT_EXIT), then ACC_WAIT comes back: leave KVM_RUN with the instruction not begun.
- * Waiting is a safe point: host pointers got earlier for the same instruction may be stale afterwards (jump over that with
+ * Outside acc_enter() nothing waits: ACC_WAIT comes back at once, and the access is not allowed now. Waiting is a safe point: host pointers got earlier for the same instruction may be stale afterwards (jump over that with
  * acc_check_all, which starts again as a whole).
  */
 enum acc_verdict acc_check(struct acc_request *rq, struct acc_result *out);

@@ -6,6 +6,7 @@
  *
  * Nothing here remembers or commits before every access of the instruction is allowed.
  */
+#include <assert.h>
 #include <errno.h>
 
 #include "access/access_private.h"
@@ -199,16 +200,14 @@ static bool wait_for_guard(const struct acc_request *rq, const struct acc_result
 	struct acc_cpu *cpu = rq->cpu;
 	const struct acc_guards *g = acc_rq_vm(rq)->guards;
 	const struct acc_guard *guard = out->guard < g->n ? &g->guard[out->guard] : NULL;
-	bool inside, again;
+	bool again;
 
-	if (!cpu || !guard || !guard->ops->wait)
+	/* Not inside: the caller is in a host section, where nobody may block. It gets ACC_WAIT. */
+	if (!cpu || !cpu->in_guest || !guard || !guard->ops->wait)
 		return false;
-	inside = cpu->in_guest;
-	if (inside)
-		acc_leave(cpu);
+	acc_leave(cpu);
 	again = guard->ops->wait(guard->state, cpu, rq);
-	if (inside)
-		acc_enter(cpu);
+	acc_enter(cpu);
 	return again && !(atomic_load(&cpu->attention) & ACC_ATT_EXIT);
 }
 
@@ -234,8 +233,13 @@ enum acc_verdict acc_check_all(struct acc_request *rq, struct acc_result *out, e
 
 	if (!which)
 		which = &ignored;
-	if (n > ACC_MAX_ALL)
-		n = ACC_MAX_ALL;
+	assert(n <= ACC_MAX_ALL);
+	if (n > ACC_MAX_ALL) {
+		*which = 0;
+		out[0].guard = ACC_NO_GUARD;
+		out[0].exit = (struct acc_exit){ .reason = ACC_EXIT_INTERNAL_ERROR, .err = -EIO };
+		return ACC_EXIT;
+	}
 	for (unsigned tries = 0;; tries++) {
 		enum acc_verdict v = try_all(map_of(rq), rq, out, verdict, n, which);
 

@@ -732,6 +732,82 @@ static void stores_to_code_change_its_generation(void **state)
 	destroy(w);
 }
 
+/* Formats with large pages of 4 MiB, 2 MiB and 1 GiB: the entry that maps linear 1 GiB + x, or 4 MiB + x, to x. */
+static void invlpg_takes_all_of_a_large_page(void **state)
+{
+	static const struct { uint64_t cr4, efer, base, top, leaf, size; } formats[] = {
+		{ CR4_PSE, 0, 0x400000, 0x1000, 0x1004, 0x400000 },
+		{ CR4_PAE, EFER_LMA | EFER_NX, 0x200000, 0x1000, 0x3008, 0x200000 },
+		{ CR4_PAE, EFER_LMA | EFER_NX, 0x40000000, 0x1000, 0x2008, 0x400000 },
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(formats); i++) {
+		struct world *w = create(0);
+		uint64_t cr4 = w->cpu->cr4, efer = w->cpu->efer, leaf = PTE_P | PTE_W | PTE_PS;
+		struct outcome o;
+
+		memset(w->ram, 0, 0x4000);
+		memcpy(w->ram + 0x1000, &(uint64_t){ 0x2003 }, formats[i].leaf == 0x1004 ? 4 : 8);
+		memcpy(w->ram + 0x2000, &(uint64_t){ 0x3003 }, 8);
+		memcpy(w->ram + formats[i].leaf, &leaf, 4);
+		w->cpu->cr4 = formats[i].cr4;
+		w->cpu->efer = formats[i].efer;
+		w->cpu->cr3 = formats[i].top;
+		acc_paging_changed(w->cpu, w->cpu->cr0, cr4, efer);
+		acc_flush_all(w->cpu);
+		for (uint64_t x = 0; x < formats[i].size; x += 0x3f000) {
+			do_access(w, formats[i].base + x, ACC_RW, false, &o);
+			assert_int_equal(o.v, ACC_ALLOW);
+			assert_ptr_equal(o.hva, w->ram + x);
+		}
+		memset(w->ram + formats[i].leaf, 0, 4);
+		acc_flush_page(w->cpu, GVA(formats[i].base + formats[i].size / 2 + 0x5123));
+		for (uint64_t x = 0; x < formats[i].size; x += 0x3f000) {
+			do_access(w, formats[i].base + x, ACC_R, false, &o);
+			assert_int_equal(o.v, ACC_FAULT);
+		}
+		destroy(w);
+	}
+}
+
+static void walks_mark_tables_dirty(void **state)
+{
+	struct world *w = create(0);
+	uint64_t bits[RAM_PAGES / 64];
+	struct outcome o;
+
+	*pte_of(w, 0, 0) = 40ull << 12 | PTE_P | PTE_W;
+	mem_dirty_fetch(w->dirty, bits, true);
+	do_access(w, 0, ACC_R, false, &o);
+	mem_dirty_fetch(w->dirty, bits, true);
+	assert_true(bits[0] == (1ull << frame_of(0, PML4) | 1ull << frame_of(0, PDPT) | 1ull << frame_of(0, PD0) | 1ull << frame_of(0, PT0)));
+	do_access(w, 0, ACC_W, false, &o);
+	mem_dirty_fetch(w->dirty, bits, true);
+	assert_true(bits[0] == (1ull << frame_of(0, PT0) | 1ull << 40));
+	destroy(w);
+}
+
+static void read_only_tables_are_walked_not_written(void **state)
+{
+	struct world *w = create(0);
+	struct mem_slot rom = { .id = 0, .n_pages = TABLE_FRAMES, .flags = MEM_READONLY, .hva = w->ram };
+	struct mem_slot ram = { .id = 1, .first = GFN(TABLE_FRAMES), .n_pages = 64, .hva = w->ram + TABLE_FRAMES * GW_PAGE_SIZE };
+	struct mem_map *map, *both;
+	struct outcome o;
+
+	assert_int_equal(mem_map_change(NULL, &rom, &map), 0);
+	assert_int_equal(mem_map_change(map, &ram, &both), 0);
+	mem_map_free(map);
+	acc_vm_set_map(w->vm, both);
+	*pte_of(w, 0, 0) = 40ull << 12 | PTE_P | PTE_W;
+	do_access(w, 0, ACC_W, false, &o);
+	assert_int_equal(o.v, ACC_ALLOW);
+	assert_int_equal(*pte_of(w, 0, 0) & (PTE_A | PTE_D), 0);
+	assert_int_equal(*pde_of(w, 0, 0) & PTE_A, 0);
+	assert_null(acc_probe_w(w->cpu, 0, 8));
+	destroy(w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -740,6 +816,9 @@ int main(void)
 		{ "pages with data breakpoints are not remembered", watched_pages_are_not_remembered, NULL, NULL, NULL },
 		{ "read-only slots take no stores", read_only_slots_take_no_stores, NULL, NULL, NULL },
 		{ "stores to code change its generation, through any name of the page", stores_to_code_change_its_generation, NULL, NULL, NULL },
+		{ "INVLPG takes all of a large page, in every size", invlpg_takes_all_of_a_large_page, NULL, NULL, NULL },
+		{ "A and D writes of the walk are in the dirty log", walks_mark_tables_dirty, NULL, NULL, NULL },
+		{ "tables in read-only memory are walked and stay as they are", read_only_tables_are_walked_not_written, NULL, NULL, NULL },
 		{ "nothing is remembered longer than the manual lets it, without PCID", without_pcid, NULL, NULL, NULL },
 		{ "nothing is remembered longer than the manual lets it, with PCID", with_pcid, NULL, NULL, NULL },
 		{ "nothing is remembered longer than the manual lets it, with SMAP, no globals", without_keys, NULL, NULL, NULL },
