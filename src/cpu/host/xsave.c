@@ -34,10 +34,14 @@ static void add(struct chunks *k, unsigned off, unsigned len, const uint8_t *src
 
 static bool is_zero(const uint8_t *p, unsigned len)
 {
-	for (unsigned i = 0; i < len; i++)
-		if (p[i])
-			return false;
-	return true;
+	uint64_t any = 0;
+	unsigned i = 0;
+
+	for (; i + 8 <= len; i += 8)
+		any |= fx_get64(p, i);
+	for (; i < len; i++)
+		any |= p[i];
+	return !any;
 }
 
 /* Components not in their initial state; c->fpu.area must be up to date. MXCSR does not count (see each instruction). */
