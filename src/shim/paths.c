@@ -11,12 +11,12 @@
 #include <cpuid.h>
 #include <errno.h>
 #include <guestward/guestward.h>
-#include <limits.h>
 #include <string.h>
 #include <sys/sysmacros.h>
 
 #include "shim/real.h"
 
+#define PATH_ROOM 1024u		/* longer ones are not ours */
 #define PARAMETERS(module) "/sys/module/" module "/parameters/"
 #define INTEL "GenuineIntel"
 #define AMD "AuthenticAMD"
@@ -127,7 +127,7 @@ static const struct shim_path *find_absolute(const char *path)
 
 const struct shim_path *shim_path_find(int dirfd, const char *path)
 {
-	char base[PATH_MAX], full[PATH_MAX] = "";
+	char base[PATH_ROOM], full[PATH_ROOM] = "";
 
 	if (!path || !may_match(path))
 		return NULL;

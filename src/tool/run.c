@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * `guestward run -- program args...`. Finds the preload library beside this program, refuses what it cannot help (a static
+ * program has no libc to stand in front of, a set-user-id one ignores it), and becomes the program.
+ */
+#include "run.h"
+
+#include <argp.h>
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "exit_codes.h"
+
+#define SHIM_NAME	"libguestward-shim.so"
+#define MAX_PHDRS	512u
+
+struct run_options {
+	const char *log, *trace;
+	char **program;
+};
+
+/* ---- which file? ------------------------------------------------------------------------------------------------------- */
+
+static bool is_program(const char *path)
+{
+	struct stat st;
+
+	return !stat(path, &st) && S_ISREG(st.st_mode) && !access(path, X_OK);
+}
+
+int run_find_program(const char *name, char *path, size_t size, struct err *err)
+{
+	const char *dir = getenv("PATH"), *end;
+
+	if (strchr(name, '/')) {
+		snprintf(path, size, "%s", name);
+		return is_program(path) ? 0 : err_set(err, "cannot run '%s': %s", name, access(path, F_OK) ? strerror(errno) : "not a program");
+	}
+	for (dir = dir ? dir : "/usr/bin:/bin"; *name; dir = end + 1) {
+		int len;
+
+		end = strchrnul(dir, ':');
+		len = (int)(end - dir);
+		snprintf(path, size, "%.*s%s%s", len, dir, len ? "/" : "./", name);
+		if (is_program(path))
+			return 0;
+		if (!*end)
+			break;
+	}
+	return err_set(err, "there is no program '%s'", name);
+}
+
+/* ---- can it be helped? ------------------------------------------------------------------------------------------------- */
+
+static bool has_interpreter(int fd, const Elf64_Ehdr *e)
+{
+	Elf64_Phdr p;
+
+	for (unsigned i = 0; i < e->e_phnum && i < MAX_PHDRS; i++) {
+		if (pread(fd, &p, sizeof(p), (off_t)(e->e_phoff + i * sizeof(p))) != (ssize_t)sizeof(p))
+			return false;
+		if (p.p_type == PT_INTERP)
+			return true;
+	}
+	return false;
+}
+
+static int check_elf(const char *path, int fd, const Elf64_Ehdr *e, struct err *err)
+{
+	if (e->e_ident[EI_CLASS] != ELFCLASS64 || e->e_machine != EM_X86_64)
+		return err_set(err, "'%s' is not an x86-64 program", path);
+	if (e->e_phentsize != sizeof(Elf64_Phdr))
+		return err_set(err, "'%s' has no program headers that can be read", path);
+	if (!has_interpreter(fd, e))
+		return err_set(err, "'%s' is statically linked: a preload library cannot reach its system calls", path);
+	return 0;
+}
+
+/* A script: what stands behind #! is the program. */
+static int check_script(const char *line, struct err *err)
+{
+	char interpreter[256];
+	size_t n;
+
+	line += 2;
+	line += strspn(line, " \t");
+	n = strcspn(line, " \t\n");
+	if (!n || n >= sizeof(interpreter))
+		return 0;
+	memcpy(interpreter, line, n);
+	interpreter[n] = 0;
+	return run_check_program(interpreter, err);
+}
+
+static bool is_privileged(const struct stat *st)
+{
+	return (st->st_mode & S_ISUID && st->st_uid != geteuid()) || (st->st_mode & S_ISGID && st->st_gid != getegid());
+}
+
+int run_check_program(const char *path, struct err *err)
+{
+	union { Elf64_Ehdr elf; char text[256]; } head;
+	struct stat st;
+	ssize_t n;
+	int fd, ret = 0;
+
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	/* May be executed without being readable: then the kernel decides. */
+	if (fd < 0)
+		return errno == EACCES ? 0 : err_set(err, "cannot read '%s': %s", path, strerror(errno));
+	memset(&head, 0, sizeof(head));
+	n = pread(fd, &head, sizeof(head) - 1, 0);
+	if (!fstat(fd, &st) && is_privileged(&st))
+		ret = err_set(err, "'%s' runs with another user's rights: such programs ignore preload libraries", path);
+	else if (n >= (ssize_t)sizeof(head.elf) && !memcmp(head.elf.e_ident, ELFMAG, SELFMAG))
+		ret = check_elf(path, fd, &head.elf, err);
+	close(fd);
+	if (!ret && n > 2 && !memcmp(head.text, "#!", 2))
+		ret = check_script(head.text, err);
+	return ret;
+}
+
+/* ---- the library ------------------------------------------------------------------------------------------------------- */
+
+/* Beside us in a build tree, or where an installation puts it. */
+static const char *const places[] = { "../shim/", "../" GUESTWARD_LIBDIR "/guestward/", "../lib/guestward/" };
+
+static int find_shim(char *path, struct err *err)
+{
+	static char self[PATH_MAX], try[PATH_MAX + 128];	/* large, and there is one call */
+	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+
+	if (n < 0)
+		return err_set(err, "cannot find this program's own file: %s", strerror(errno));
+	self[n] = 0;
+	*(strrchr(self, '/') + 1) = 0;
+	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+		snprintf(try, sizeof(try), "%s%s" SHIM_NAME, self, places[i]);
+		if (realpath(try, path))
+			return 0;
+	}
+	return err_set(err, "cannot find " SHIM_NAME " beside this program: is it installed?");
+}
+
+static int preload(struct err *err)
+{
+	static char shim[PATH_MAX], list[PATH_MAX + 4096];
+	const char *others = getenv("LD_PRELOAD");
+
+	if (find_shim(shim, err))
+		return -1;
+	if (strpbrk(shim, ": "))
+		return err_set(err, "the dynamic linker cannot preload a path with a space or a colon: %s", shim);
+	if ((size_t)snprintf(list, sizeof(list), "%s%s%s", shim, others && *others ? ":" : "", others ? others : "") >= sizeof(list))
+		return err_set(err, "LD_PRELOAD is too long");
+	return setenv("LD_PRELOAD", list, 1) ? err_set(err, "cannot set LD_PRELOAD: %s", strerror(errno)) : 0;
+}
+
+/* ---- the subcommand ---------------------------------------------------------------------------------------------------- */
+
+static const struct argp_option rows[] = {
+	{ "log", 'l', "FILE", 0, "append the library's messages to FILE (GUESTWARD_LOG)", 0 },
+	{ "trace", 't', "LIST", 0, "trace points to write there, see guestward(1) (GUESTWARD_TRACE)", 0 },
+	{ 0 }
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct run_options *o = state->input;
+
+	switch (key) {
+	case 'l':
+		o->log = arg;
+		return 0;
+	case 't':
+		o->trace = arg;
+		return 0;
+	case ARGP_KEY_ARG:
+		/* The program's own options are not ours. */
+		o->program = state->argv + state->next - 1;
+		state->next = state->argc;
+		return 0;
+	case ARGP_KEY_END:
+		if (!o->program)
+			argp_error(state, "which program? For example: guestward run -- qemu-system-x86_64 -accel kvm");
+		return 0;
+	}
+	return ARGP_ERR_UNKNOWN;
+}
+
+/* The library opens it again in every process; a mistake is said here, once. */
+static int prepare_log(const struct run_options *o, struct err *err)
+{
+	static char full[PATH_MAX];
+	int fd;
+
+	if (o->trace && setenv("GUESTWARD_TRACE", o->trace, 1))
+		return err_set(err, "cannot set GUESTWARD_TRACE: %s", strerror(errno));
+	if (!o->log)
+		return 0;
+	fd = open(o->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+	if (fd < 0)
+		return err_set(err, "cannot write '%s': %s", o->log, strerror(errno));
+	close(fd);
+	/* Programs change their directory. */
+	if (!realpath(o->log, full) || setenv("GUESTWARD_LOG", full, 1))
+		return err_set(err, "cannot set GUESTWARD_LOG: %s", strerror(errno));
+	return 0;
+}
+
+int run_main(int argc, char **argv)
+{
+	static const struct argp argp = {
+		.options = rows, .parser = parse, .args_doc = "[--] PROGRAM [ARGUMENT...]",
+		.doc = "Run a program that uses /dev/kvm, on Guestward.",
+	};
+	struct run_options o = { 0 };
+	static char path[PATH_MAX];
+	struct err err;
+
+	argp_err_exit_status = STATUS_USAGE;
+	argp_parse(&argp, argc, argv, ARGP_IN_ORDER, NULL, &o);
+	if (run_find_program(o.program[0], path, sizeof(path), &err) || run_check_program(path, &err) || prepare_log(&o, &err) ||
+	    preload(&err)) {
+		fprintf(stderr, "guestward run: %s\n", err.text);
+		return STATUS_FAILED;
+	}
+	execv(path, o.program);
+	fprintf(stderr, "guestward run: cannot run '%s': %s\n", path, strerror(errno));
+	return STATUS_FAILED;
+}
