@@ -1,0 +1,366 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Every ioctl with bad pointers, on the wrong descriptor, with another size in its number, after fork and after close; and
+ * rows of wrong arguments and wrong states with the errno that KVM gives.
+ */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "rig.h"
+
+enum arg { P_NONE, P_NUM, P_IN, P_OUT, P_INOUT };
+
+static const struct entry { const char *name; unsigned long nr; bool on[3]; enum arg arg; } entries[] = {
+#define X(nr, s, v, c, arg) { #nr, nr, { s, v, c }, arg },
+#include "table.def"
+#undef X
+};
+#define N_ENTRIES (sizeof(entries) / sizeof(entries[0]))
+
+static bool has_pointer(const struct entry *e)
+{
+	return e->arg >= P_IN;
+}
+
+static void expect(const char *what, const struct entry *e, unsigned kind, long got, long want)
+{
+	static const char *const kinds[] = { "system", "VM", "vCPU" };
+
+	if (got != want)
+		fail_msg("%s %s on the %s descriptor: %ld, not %ld", e->name, what, kinds[kind], got, want);
+}
+
+static int fd_of(const struct rig *r, unsigned kind)
+{
+	return kind == 0 ? r->sys : kind == 1 ? r->vm : r->vcpu;
+}
+
+static const long unknown[] = { -EINVAL, -ENOTTY, -EINVAL };
+
+static void wrong_descriptor(void **state)
+{
+	static uint8_t zero[8192];
+	struct rig r;
+
+	rig_open(&r, RIG_IRQCHIP);
+	for (unsigned i = 0; i < N_ENTRIES; i++)
+		for (unsigned k = 0; k < 3; k++)
+			if (!entries[i].on[k])
+				expect("", &entries[i], k, rig_ioctl(fd_of(&r, k), entries[i].nr, zero), unknown[k]);
+	rig_close(&r);
+}
+
+static void wrong_size(void **state)
+{
+	static uint8_t zero[32768];
+	struct rig r;
+
+	rig_open(&r, RIG_IRQCHIP);
+	for (unsigned i = 0; i < N_ENTRIES; i++)
+		for (unsigned k = 0; k < 3; k++)
+			expect("with another size", &entries[i], k,
+			       rig_ioctl(fd_of(&r, k), entries[i].nr + (1ul << _IOC_SIZESHIFT) * 24, zero), unknown[k]);
+	/* Only the low 32 bits of the number count, as for a client that passes an int. */
+	assert_int_equal(rig_ioctl_n(r.sys, 0xffffffff00000000ul | KVM_GET_API_VERSION, 0), KVM_API_VERSION);
+	rig_close(&r);
+}
+
+static void bad_pointer(void **state)
+{
+	static const uintptr_t bad[] = { 0x10, 0x7fffffffe000ul, ~0ul - 7, 0x8000000000000000ul };
+	struct kvm_pit_config pit = { 0 };
+	struct rig r;
+
+	rig_open(&r, RIG_IRQCHIP);
+	assert_int_equal(rig_ioctl(r.vm, KVM_CREATE_PIT2, &pit), 0);
+	for (unsigned i = 0; i < N_ENTRIES; i++)
+		for (unsigned k = 0; k < 3; k++)
+			for (unsigned b = 0; b < 4 && entries[i].on[k] && has_pointer(&entries[i]); b++)
+				expect("with a bad pointer", &entries[i], k, rig_ioctl_n(fd_of(&r, k), entries[i].nr, bad[b]), -EFAULT);
+	rig_close(&r);
+}
+
+/* The last byte of the argument lies on a page that is not there; what is written goes to a read-only page. */
+static void half_pointer(void **state)
+{
+	struct kvm_pit_config pit = { 0 };
+	uint8_t *two = mmap(NULL, 16384, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct rig r;
+
+	munmap(two + 8192, 8192);
+	rig_open(&r, RIG_IRQCHIP);
+	assert_int_equal(rig_ioctl(r.vm, KVM_CREATE_PIT2, &pit), 0);
+	for (unsigned i = 0; i < N_ENTRIES; i++) {
+		const struct entry *e = &entries[i];
+		size_t size = _IOC_SIZE(e->nr);
+		void *at = two + 8192 - size + 1;
+
+		if (!has_pointer(e) || size < 2)
+			continue;
+		for (unsigned k = 0; k < 3; k++)
+			if (e->on[k])
+				expect("with half an argument", e, k, rig_ioctl(fd_of(&r, k), e->nr, at), -EFAULT);
+	}
+	mprotect(two, 8192, PROT_READ);
+	for (unsigned i = 0; i < N_ENTRIES; i++)
+		for (unsigned k = 0; k < 3; k++)
+			if (entries[i].arg == P_OUT && entries[i].on[k])
+				expect("with a read-only argument", &entries[i], k, rig_ioctl(fd_of(&r, k), entries[i].nr, two), -EFAULT);
+	munmap(two, 8192);
+	rig_close(&r);
+}
+
+static void must_be_zero(void **state)
+{
+	struct rig r;
+
+	rig_open(&r, 0);
+	for (unsigned i = 0; i < N_ENTRIES; i++)
+		for (unsigned k = 0; k < 3; k++)
+			if (entries[i].arg == P_NONE && entries[i].on[k])
+				expect("with an argument", &entries[i], k, rig_ioctl_n(fd_of(&r, k), entries[i].nr, 1), -EINVAL);
+	rig_close(&r);
+}
+
+static void after_close(void **state)
+{
+	static uint8_t zero[8192];
+	struct rig r, old;
+
+	rig_open(&r, 0);
+	old = r;
+	rig_close(&r);
+	for (unsigned i = 0; i < N_ENTRIES; i++)
+		for (unsigned k = 0; k < 3; k++)
+			expect("after close", &entries[i], k, rig_ioctl(fd_of(&old, k), entries[i].nr, zero), -EBADF);
+	assert_int_equal(gw_ioctl(0, KVM_GET_API_VERSION, 0), -EBADF);
+	assert_int_equal(gw_close(-1), -EBADF);
+	assert_int_equal(gw_owns(0), 0);
+}
+
+/* In a forked child every VM and vCPU ioctl that exists is EIO. */
+static void after_fork(void **state)
+{
+	static uint8_t zero[8192];
+	struct rig r;
+	int status;
+	pid_t pid;
+
+	rig_open(&r, 0);
+	pid = fork();
+	if (pid == 0) {
+		int bad = 0;
+
+		for (unsigned i = 0; i < N_ENTRIES; i++)
+			for (unsigned k = 1; k < 3; k++)
+				bad += entries[i].on[k] && rig_ioctl(fd_of(&r, k), entries[i].nr, zero) != -EIO;
+		_exit(bad > 255 ? 255 : bad);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	assert_true(rig_ioctl_n(r.vm, KVM_CHECK_EXTENSION, KVM_CAP_IRQCHIP) == 1);
+	rig_close(&r);
+}
+
+/* ---- rows -------------------------------------------------------------------------------------------------------------- */
+
+enum on { SYS, VM, VCPU };
+
+#define STRUCT(type, ...) (const void *)&(const type){ __VA_ARGS__ }
+#define CAP(n, ...) VM, KVM_ENABLE_CAP, STRUCT(struct kvm_enable_cap, .cap = n, __VA_ARGS__)
+
+static const struct row {
+	const char *name;
+	unsigned flags;			/* RIG_* */
+	enum on on;
+	unsigned long nr;
+	const void *arg;
+	long want;
+} rows[] = {
+	{ "a VM of an unknown type is EINVAL", 0, SYS, KVM_CREATE_VM, (void *)6, -EINVAL },
+	{ "an unknown capability is 0", 0, SYS, KVM_CHECK_EXTENSION, (void *)99999, 0 },
+	{ "a device attribute that is not there is ENXIO", 0, SYS, KVM_HAS_DEVICE_ATTR, STRUCT(struct kvm_device_attr, .group = 5), -ENXIO },
+
+	{ "the same vCPU id again is EEXIST", 0, VM, KVM_CREATE_VCPU, (void *)0, -EEXIST },
+	{ "vCPU id 4096 is EINVAL", 0, VM, KVM_CREATE_VCPU, (void *)4096, -EINVAL },
+	{ "a vCPU id of 64 bits is EINVAL", 0, VM, KVM_CREATE_VCPU, (void *)0x100000001, -EINVAL },
+	{ "an irqchip after a vCPU is EINVAL", 0, VM, KVM_CREATE_IRQCHIP, 0, -EINVAL },
+	{ "a second irqchip is EEXIST", RIG_IRQCHIP, VM, KVM_CREATE_IRQCHIP, 0, -EEXIST },
+	{ "a split irqchip beside a full one is EEXIST", RIG_IRQCHIP | RIG_NO_VCPU, CAP(KVM_CAP_SPLIT_IRQCHIP), -EEXIST },
+	{ "a split irqchip after a vCPU is EEXIST", 0, CAP(KVM_CAP_SPLIT_IRQCHIP), -EEXIST },
+	{ "a split irqchip of 4097 pins is EINVAL", RIG_NO_VCPU, CAP(KVM_CAP_SPLIT_IRQCHIP, .args = { 4097 }), -EINVAL },
+	{ "a TSS at the end of 4 GiB is EINVAL", 0, VM, KVM_SET_TSS_ADDR, (void *)0xffffe000, -EINVAL },
+	{ "an identity map after a vCPU is EINVAL", 0, VM, KVM_SET_IDENTITY_MAP_ADDR, STRUCT(uint64_t, 0), -EINVAL },
+	{ "an identity map before is fine", RIG_NO_VCPU, VM, KVM_SET_IDENTITY_MAP_ADDR, STRUCT(uint64_t, 0xfeffc000), 0 },
+	{ "a boot CPU after a vCPU is EBUSY", 0, VM, KVM_SET_BOOT_CPU_ID, 0, -EBUSY },
+	{ "63 MMU pages are EINVAL", 0, VM, KVM_SET_NR_MMU_PAGES, (void *)63, -EINVAL },
+	{ "a VM's TSC rate after a vCPU is EINVAL", 0, VM, KVM_SET_TSC_KHZ, (void *)1000000, -EINVAL },
+
+	{ "an interrupt line without a chip is ENXIO", 0, VM, KVM_IRQ_LINE, STRUCT(struct kvm_irq_level, .irq = 1), -ENXIO },
+	{ "an unrouted line is 0", RIG_IRQCHIP, VM, KVM_IRQ_LINE, STRUCT(struct kvm_irq_level, .irq = 3000), 0 },
+	{ "an MSI without a chip is EINVAL", 0, VM, KVM_SIGNAL_MSI, STRUCT(struct kvm_msi, .flags = 0), -EINVAL },
+	{ "an MSI with unknown flags is EINVAL", RIG_IRQCHIP, VM, KVM_SIGNAL_MSI, STRUCT(struct kvm_msi, .flags = 2), -EINVAL },
+	{ "routing without a chip is EINVAL", 0, VM, KVM_SET_GSI_ROUTING, STRUCT(struct kvm_irq_routing, .nr = 0), -EINVAL },
+	{ "routing with flags is EINVAL", RIG_IRQCHIP, VM, KVM_SET_GSI_ROUTING, STRUCT(struct kvm_irq_routing, .flags = 1), -EINVAL },
+	{ "4097 routes are EINVAL", RIG_IRQCHIP, VM, KVM_SET_GSI_ROUTING, STRUCT(struct kvm_irq_routing, .nr = 4097), -EINVAL },
+	{ "a chip's state without a chip is ENXIO", 0, VM, KVM_SET_IRQCHIP, STRUCT(struct kvm_irqchip, .chip_id = 0), -ENXIO },
+	{ "a chip's state in split mode is ENXIO", RIG_SPLIT, VM, KVM_SET_IRQCHIP, STRUCT(struct kvm_irqchip, .chip_id = 0), -ENXIO },
+	{ "the state of chip 3 is EINVAL", RIG_IRQCHIP, VM, KVM_SET_IRQCHIP, STRUCT(struct kvm_irqchip, .chip_id = 3), -EINVAL },
+	{ "a PIT without a chip is ENOENT", 0, VM, KVM_CREATE_PIT2, STRUCT(struct kvm_pit_config, .flags = 0), -ENOENT },
+	{ "a PIT in split mode is ENOENT", RIG_SPLIT, VM, KVM_CREATE_PIT2, STRUCT(struct kvm_pit_config, .flags = 0), -ENOENT },
+	{ "a PIT with unknown flags is EINVAL", RIG_IRQCHIP, VM, KVM_CREATE_PIT2, STRUCT(struct kvm_pit_config, .flags = 2), -EINVAL },
+	{ "a PIT's state without one is ENXIO", RIG_IRQCHIP, VM, KVM_SET_PIT2, STRUCT(struct kvm_pit_state2, .flags = 0), -ENXIO },
+	{ "reinjection without a PIT is ENXIO", RIG_IRQCHIP, VM, KVM_REINJECT_CONTROL, STRUCT(struct kvm_reinject_control, 0), -ENXIO },
+	{ "an irqfd without a chip is EINVAL", 0, VM, KVM_IRQFD, STRUCT(struct kvm_irqfd, .fd = 0), -EINVAL },
+	{ "an irqfd with unknown flags is EINVAL", RIG_IRQCHIP, VM, KVM_IRQFD, STRUCT(struct kvm_irqfd, .flags = 4), -EINVAL },
+	{ "an irqfd that is no descriptor is EBADF", RIG_IRQCHIP, VM, KVM_IRQFD, STRUCT(struct kvm_irqfd, .fd = 9999), -EBADF },
+	{ "an irqfd that is no eventfd is EINVAL", RIG_IRQCHIP, VM, KVM_IRQFD, STRUCT(struct kvm_irqfd, .fd = 0), -EINVAL },
+	{ "a resampling irqfd in split mode is EINVAL", RIG_SPLIT, VM, KVM_IRQFD, STRUCT(struct kvm_irqfd, .flags = 2), -EINVAL },
+	{ "an ioeventfd of 3 bytes is EINVAL", 0, VM, KVM_IOEVENTFD, STRUCT(struct kvm_ioeventfd, .len = 3), -EINVAL },
+	{ "an ioeventfd that wraps is EINVAL", 0, VM, KVM_IOEVENTFD, STRUCT(struct kvm_ioeventfd, .addr = ~0ull - 2, .len = 4), -EINVAL },
+	{ "an ioeventfd with unknown flags is EINVAL", 0, VM, KVM_IOEVENTFD, STRUCT(struct kvm_ioeventfd, .len = 4, .flags = 8), -EINVAL },
+	{ "an ioeventfd of any length cannot match data", 0, VM, KVM_IOEVENTFD, STRUCT(struct kvm_ioeventfd, .flags = 1), -EINVAL },
+	{ "an ioeventfd that is no eventfd is EINVAL", 0, VM, KVM_IOEVENTFD, STRUCT(struct kvm_ioeventfd, .len = 4, .fd = 0), -EINVAL },
+	{ "an ioeventfd that is no descriptor is EBADF", 0, VM, KVM_IOEVENTFD, STRUCT(struct kvm_ioeventfd, .len = 4, .fd = 9999), -EBADF },
+	{ "a coalesced zone on bus 2 is EINVAL", 0, VM, KVM_REGISTER_COALESCED_MMIO, STRUCT(struct kvm_coalesced_mmio_zone, .pio = 2), -EINVAL },
+	{ "removing an unknown zone is 0", 0, VM, KVM_UNREGISTER_COALESCED_MMIO, STRUCT(struct kvm_coalesced_mmio_zone, .size = 4), 0 },
+	{ "a clock with unknown flags is EINVAL", 0, VM, KVM_SET_CLOCK, STRUCT(struct kvm_clock_data, .flags = 2), -EINVAL },
+	{ "an unknown device is ENODEV", 0, VM, KVM_CREATE_DEVICE, STRUCT(struct kvm_create_device, .type = 4), -ENODEV },
+	{ "a dirty log of no slot is ENOENT", 0, VM, KVM_GET_DIRTY_LOG, STRUCT(struct kvm_dirty_log, .slot = 5), -ENOENT },
+	{ "a dirty log of an impossible slot is EINVAL", 0, VM, KVM_GET_DIRTY_LOG, STRUCT(struct kvm_dirty_log, .slot = 32764), -EINVAL },
+	{ "clearing from page 1 is EINVAL", 0, VM, KVM_CLEAR_DIRTY_LOG, STRUCT(struct kvm_clear_dirty_log, .first_page = 1), -EINVAL },
+
+	{ "an unknown capability to enable is EINVAL", 0, CAP(7777), -EINVAL },
+	{ "a capability with flags is EINVAL", 0, CAP(KVM_CAP_EXCEPTION_PAYLOAD, .flags = 1), -EINVAL },
+	{ "unknown x2APIC API bits are EINVAL", 0, CAP(KVM_CAP_X2APIC_API, .args = { 16 }), -EINVAL },
+	{ "disabling exits after a vCPU is EINVAL", 0, CAP(KVM_CAP_X86_DISABLE_EXITS, .args = { 2 }), -EINVAL },
+	{ "disabling unknown exits is EINVAL", RIG_NO_VCPU, CAP(KVM_CAP_X86_DISABLE_EXITS, .args = { 64 }), -EINVAL },
+	{ "unknown quirks are EINVAL", 0, CAP(KVM_CAP_DISABLE_QUIRKS2, .args = { 1ull << 40 }), -EINVAL },
+	{ "unknown quirks of the old kind are ignored", 0, CAP(KVM_CAP_DISABLE_QUIRKS, .args = { 1ull << 40 }), 0 },
+	{ "initially-set without manual protect is EINVAL", 0, CAP(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, .args = { 2 }), -EINVAL },
+	{ "exits of unknown hypercalls are EINVAL", 0, CAP(KVM_CAP_EXIT_HYPERCALL, .args = { 1 }), -EINVAL },
+	{ "emulation failure 2 is EINVAL", 0, CAP(KVM_CAP_EXIT_ON_EMULATION_FAILURE, .args = { 2 }), -EINVAL },
+	{ "a maximal vCPU id of 5000 is EINVAL", RIG_NO_VCPU, CAP(KVM_CAP_MAX_VCPU_ID, .args = { 5000 }), -EINVAL },
+	{ "a bus cycle of 0 ns is EINVAL", RIG_IRQCHIP | RIG_NO_VCPU, CAP(KVM_CAP_X86_APIC_BUS_CYCLES_NS), -EINVAL },
+	{ "a bus cycle without a chip is ENXIO", RIG_NO_VCPU, CAP(KVM_CAP_X86_APIC_BUS_CYCLES_NS, .args = { 10 }), -ENXIO },
+	{ "a bus cycle after a vCPU is EINVAL", RIG_IRQCHIP, CAP(KVM_CAP_X86_APIC_BUS_CYCLES_NS, .args = { 10 }), -EINVAL },
+	{ "an unknown capability of a vCPU is EINVAL", 0, VCPU, KVM_ENABLE_CAP, STRUCT(struct kvm_enable_cap, .cap = 1), -EINVAL },
+
+	{ "LAPIC state without a LAPIC is EINVAL", 0, VCPU, KVM_SET_LAPIC, STRUCT(struct kvm_lapic_state, { 0 }), -EINVAL },
+	{ "vector 256 is EINVAL", 0, VCPU, KVM_INTERRUPT, STRUCT(struct kvm_interrupt, 256), -EINVAL },
+	{ "KVM_INTERRUPT with a full chip is ENXIO", RIG_IRQCHIP, VCPU, KVM_INTERRUPT, STRUCT(struct kvm_interrupt, 32), -ENXIO },
+	{ "KVM_INTERRUPT in split mode is taken", RIG_SPLIT, VCPU, KVM_INTERRUPT, STRUCT(struct kvm_interrupt, 32), 0 },
+	{ "256 MSRs are E2BIG", 0, VCPU, KVM_SET_MSRS, STRUCT(struct kvm_msrs, .nmsrs = 256), -E2BIG },
+	{ "257 CPUID rows are E2BIG", 0, VCPU, KVM_SET_CPUID2, STRUCT(struct kvm_cpuid2, .nent = 257), -E2BIG },
+	{ "a signal mask of 4 bytes is EINVAL", 0, VCPU, KVM_SET_SIGNAL_MASK, STRUCT(struct kvm_signal_mask, .len = 4), -EINVAL },
+	{ "no signal mask clears it", 0, VCPU, KVM_SET_SIGNAL_MASK, NULL, 0 },
+	{ "HALTED without a LAPIC is EINVAL", 0, VCPU, KVM_SET_MP_STATE, STRUCT(struct kvm_mp_state, KVM_MP_STATE_HALTED), -EINVAL },
+	{ "HALTED with one is fine", RIG_IRQCHIP, VCPU, KVM_SET_MP_STATE, STRUCT(struct kvm_mp_state, KVM_MP_STATE_HALTED), 0 },
+	{ "MP state 17 is EINVAL", RIG_IRQCHIP, VCPU, KVM_SET_MP_STATE, STRUCT(struct kvm_mp_state, 17), -EINVAL },
+	{ "debug registers with flags are EINVAL", 0, VCPU, KVM_SET_DEBUGREGS, STRUCT(struct kvm_debugregs, .flags = 1), -EINVAL },
+	{ "a DR7 of 64 bits is EINVAL", 0, VCPU, KVM_SET_DEBUGREGS, STRUCT(struct kvm_debugregs, .dr7 = 1ull << 32), -EINVAL },
+	{ "events with unknown flags are EINVAL", 0, VCPU, KVM_SET_VCPU_EVENTS, STRUCT(struct kvm_vcpu_events, .flags = 0x40), -EINVAL },
+	{ "a payload without its capability is EINVAL", 0, VCPU, KVM_SET_VCPU_EVENTS, STRUCT(struct kvm_vcpu_events, .flags = 0x10), -EINVAL },
+	{ "a triple fault without its capability is EINVAL", 0, VCPU, KVM_SET_VCPU_EVENTS, STRUCT(struct kvm_vcpu_events, .flags = 0x20), -EINVAL },
+	{ "exception 32 is EINVAL", 0, VCPU, KVM_SET_VCPU_EVENTS, STRUCT(struct kvm_vcpu_events, .exception = { .injected = 1, .nr = 32 }), -EINVAL },
+	{ "exception 2 is EINVAL", 0, VCPU, KVM_SET_VCPU_EVENTS, STRUCT(struct kvm_vcpu_events, .exception = { .injected = 1, .nr = 2 }), -EINVAL },
+	{ "SMM is EINVAL", 0, VCPU, KVM_SET_VCPU_EVENTS, STRUCT(struct kvm_vcpu_events, .flags = 8, .smi = { .smm = 1 }), -EINVAL },
+	{ "17 XCRs are EINVAL", RIG_CPUID, VCPU, KVM_SET_XCRS, STRUCT(struct kvm_xcrs, .nr_xcrs = 17), -EINVAL },
+	{ "XCR0 without x87 is EINVAL", RIG_CPUID, VCPU, KVM_SET_XCRS, STRUCT(struct kvm_xcrs, .nr_xcrs = 1, .xcrs = { { 0, 0, 2 } }), -EINVAL },
+	{ "XCR0 of 1 is fine", RIG_CPUID, VCPU, KVM_SET_XCRS, STRUCT(struct kvm_xcrs, .nr_xcrs = 1, .xcrs = { { 0, 0, 1 } }), 0 },
+	{ "33 machine-check banks are EINVAL", 0, VCPU, KVM_X86_SETUP_MCE, STRUCT(uint64_t, 33), -EINVAL },
+	{ "no machine-check bank is EINVAL", 0, VCPU, KVM_X86_SETUP_MCE, STRUCT(uint64_t, 0), -EINVAL },
+	{ "10 machine-check banks are fine", 0, VCPU, KVM_X86_SETUP_MCE, STRUCT(uint64_t, 0x100010a), 0 },
+	{ "a machine check without a bank is EINVAL", 0, VCPU, KVM_X86_SET_MCE, STRUCT(struct kvm_x86_mce, .status = 1ull << 63), -EINVAL },
+	{ "KVMCLOCK_CTRL without kvmclock is EINVAL", 0, VCPU, KVM_KVMCLOCK_CTRL, 0, -EINVAL },
+	{ "an SMI is ENOTTY", 0, VCPU, KVM_SMI, 0, -ENOTTY },
+	{ "nested state is EINVAL", 0, VCPU, KVM_GET_NESTED_STATE, STRUCT(uint64_t, 0), -EINVAL },
+	{ "SREGS2 with unknown flags are EINVAL", 0, VCPU, KVM_SET_SREGS2, STRUCT(struct kvm_sregs2, .flags = 2), -EINVAL },
+	{ "a dump of nothing into nothing is EINVAL", 0, VCPU, GW_DUMP, STRUCT(struct gw_dump, .size = 0), -EINVAL },
+	{ "an unknown trace word is EINVAL", 0, SYS, GW_SET_TRACE, STRUCT(struct gw_set_trace, "nonsense"), -EINVAL },
+	{ "no trace words are fine", 0, SYS, GW_SET_TRACE, STRUCT(struct gw_set_trace, ""), 0 },
+};
+#define N_ROWS (sizeof(rows) / sizeof(rows[0]))
+
+static void check_row(void **state)
+{
+	const struct row *row = *state;
+	/* Handlers that write back must find writable memory. */
+	static uint8_t copy[8192];
+	const void *arg = row->arg;
+	struct rig r;
+
+	if ((uintptr_t)arg > 0x200000000ul && _IOC_SIZE(row->nr)) {
+		memcpy(copy, arg, _IOC_SIZE(row->nr));
+		arg = copy;
+	} else if (row->nr == KVM_SET_IRQCHIP || row->nr == KVM_REINJECT_CONTROL) {
+		memcpy(copy, arg, row->nr == KVM_SET_IRQCHIP ? sizeof(struct kvm_irqchip) : sizeof(struct kvm_reinject_control));
+		arg = copy;
+	}
+	rig_open(&r, row->flags);
+	assert_int_equal(rig_ioctl(fd_of(&r, row->on), row->nr, arg), row->want);
+	rig_close(&r);
+}
+
+/* E2BIG tells how many there are; one less is too few, as many are enough. */
+static void lists_tell_their_length(void **state)
+{
+	static struct { uint32_t n, index[256]; } list;
+	static struct { struct kvm_cpuid2 head; struct kvm_cpuid_entry2 e[100]; } c;
+	struct rig r;
+	uint32_t n;
+
+	rig_open(&r, RIG_CPUID);
+	assert_int_equal(rig_ioctl(r.sys, KVM_GET_MSR_INDEX_LIST, &list), -E2BIG);
+	assert_true(list.n > 10);
+	n = list.n--;
+	assert_int_equal(rig_ioctl(r.sys, KVM_GET_MSR_INDEX_LIST, &list), -E2BIG);
+	assert_int_equal(list.n, n);
+	assert_int_equal(rig_ioctl(r.sys, KVM_GET_MSR_INDEX_LIST, &list), 0);
+	assert_int_equal(rig_ioctl(r.sys, KVM_GET_SUPPORTED_CPUID, &c), -E2BIG);
+	assert_int_equal(c.head.nent, 0);
+	c.head.nent = 1;
+	assert_int_equal(rig_ioctl(r.sys, KVM_GET_SUPPORTED_CPUID, &c), -E2BIG);
+	assert_int_equal(c.head.nent, 1);
+	c.head.nent = 80;
+	assert_int_equal(rig_ioctl(r.sys, KVM_GET_SUPPORTED_CPUID, &c), 0);
+	assert_in_range(c.head.nent, 20, 80);
+	n = c.head.nent;
+	c.head.nent = n - 1;
+	assert_int_equal(rig_ioctl(r.vcpu, KVM_GET_CPUID2, &c), -E2BIG);
+	assert_int_equal(c.head.nent, n - 1);
+	c.head.nent = 100;
+	assert_int_equal(rig_ioctl(r.vcpu, KVM_GET_CPUID2, &c), 0);
+	assert_int_equal(c.head.nent, n);
+	rig_close(&r);
+}
+
+int main(void)
+{
+	static const struct CMUnitTest fixed[] = {
+		{ "an ioctl on the wrong kind of descriptor is EINVAL or, on a VM, ENOTTY", wrong_descriptor },
+		{ "an ioctl with another size in its number is unknown", wrong_size },
+		{ "bad pointers are EFAULT everywhere", bad_pointer },
+		{ "an argument that is half there, or read-only, is EFAULT", half_pointer },
+		{ "an argument that must be 0 is EINVAL", must_be_zero },
+		{ "after close every ioctl is EBADF", after_close },
+		{ "in a forked child VM and vCPU ioctls are EIO", after_fork },
+		{ "lists say how long they are", lists_tell_their_length },
+	};
+	static struct CMUnitTest tests[sizeof(fixed) / sizeof(fixed[0]) + N_ROWS];
+	unsigned n = sizeof(fixed) / sizeof(fixed[0]);
+
+	memcpy(tests, fixed, sizeof(fixed));
+	for (unsigned i = 0; i < N_ROWS; i++)
+		tests[n + i] = (struct CMUnitTest){ .name = rows[i].name, .test_func = check_row, .initial_state = (void *)(uintptr_t)&rows[i] };
+	return _cmocka_run_group_tests("ioctl errnos", tests, n + N_ROWS, NULL, NULL);
+}
