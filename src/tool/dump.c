@@ -79,7 +79,7 @@ static int ask(int pid, const char *request)
 {
 	int fd = connect_to(pid), status = STATUS_OK;
 	bool first = true;
-	char buf[4096];
+	char buf[2048];
 	ssize_t n;
 
 	if (fd < 0) {

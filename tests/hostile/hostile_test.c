@@ -117,14 +117,14 @@ static void set_state(int vcpu, enum shape shape)
 	regs.rsp = (next_random() & 0x7ffff) | 0x1000;
 	regs.rflags = 2 | (next_random() & 0x00240ed5);
 	call(vcpu, KVM_GET_SREGS, &s);
-	s.gdt.base = GDT, s.gdt.limit = 0xfff;
-	s.idt.base = IDT, s.idt.limit = 0xfff;
+	s.gdt = (struct kvm_dtable){ .base = GDT, .limit = 0xfff };
+	s.idt = (struct kvm_dtable){ .base = IDT, .limit = 0xfff };
 	s.cr3 = TABLES;
 	if (shape == REAL) {
 		regs.rip &= 0xffff;
 		s.cs.base = s.ds.base = s.es.base = s.ss.base = 0;
 		s.cs.selector = s.ds.selector = s.es.selector = s.ss.selector = 0;
-		s.idt.base = 0, s.idt.limit = 0x3ff;
+		s.idt = (struct kvm_dtable){ .base = 0, .limit = 0x3ff };
 	} else {
 		bool code32 = shape != PROTECTED16 && shape != LONG64 && shape != V86;
 
