@@ -114,6 +114,9 @@ void cpu_reset(struct vcpu *c, bool init)
 	acc_paging_changed(&c->acc, old_cr0, old_cr4, old_efer);
 	acc_flush_all(&c->acc);
 	cpu_state_changed(c);
+	for (unsigned i = 0; c->exts && i < c->exts->n; i++)
+		if (c->exts->ext[i].ops->reset)
+			c->exts->ext[i].ops->reset(c->exts->ext[i].state, &c->acc, init);
 }
 
 int cpu_init(struct vcpu *c, struct acc_vm *vm, const struct cpu_env *env, void *machine, unsigned index)

@@ -8,6 +8,7 @@
 
 #include "access/access.h"
 #include "base/types.h"
+#include "cpu/ext.h"
 #include "cpu/ring.h"
 #include "isa/insn.h"
 #include "isa/x86.h"
@@ -215,6 +216,7 @@ struct vcpu {
 	struct { uint32_t index; uint64_t data; bool write; uint32_t reason; } msr_exit;
 
 	const struct cpu_env *env;
+	const struct cpu_exts *exts;	/* rooms asked before system registers change; NULL: none */
 	void *machine;			/* vm/'s vCPU object */
 	unsigned index;			/* position in the VM */
 	struct cpu_cpuid cpuid[CPU_MAX_CPUID];

@@ -78,7 +78,10 @@ void sys_set_efer(struct vcpu *c, uint64_t v)
 static bool set_cr0(struct vcpu *c, uint64_t v)
 {
 	uint64_t old = c->acc.cr0, efer = c->acc.efer;
+	enum cpu_ext_answer a = sys_ext(c, CPU_EXT_CR, 0, v);
 
+	if (unlikely(a != CPU_EXT_ALLOW))
+		return a == CPU_EXT_DISCARD;
 	if (!cpu_cr0_valid(v))
 		return cpu_fault(c, VEC_GP, 0);
 	v = (v & CR0_KNOWN) | CR0_ET;
@@ -126,7 +129,10 @@ static bool set_cr3(struct vcpu *c, uint64_t v)
 static bool set_cr4(struct vcpu *c, uint64_t v)
 {
 	uint64_t old = c->acc.cr4;
+	enum cpu_ext_answer a = sys_ext(c, CPU_EXT_CR, 4, v);
 
+	if (unlikely(a != CPU_EXT_ALLOW))
+		return a == CPU_EXT_DISCARD;
 	if (!cpu_cr4_valid(c, v))
 		return cpu_fault(c, VEC_GP, 0);
 	if (sys_long(c)) {
@@ -212,10 +218,18 @@ void sys_mov_to_cr(struct vcpu *c, const struct cpu_op *o)
 
 void sys_clts(struct vcpu *c, const struct cpu_op *o)
 {
+	enum cpu_ext_answer a;
+
 	if (!sys_need_cpl0(c, o))
 		return;
-	c->acc.cr0 &= ~CR0_TS;
-	cpu_fpu_gates(c);
+	sys_begin(c, o);
+	a = sys_ext(c, CPU_EXT_CR, 0, c->acc.cr0 & ~CR0_TS);
+	if (unlikely(a == CPU_EXT_FAULT || a == CPU_EXT_LEAVE))
+		return;
+	if (likely(a == CPU_EXT_ALLOW)) {
+		c->acc.cr0 &= ~CR0_TS;
+		cpu_fpu_gates(c);
+	}
 	CPU_NEXT(c, o);
 }
 

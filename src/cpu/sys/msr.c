@@ -76,11 +76,15 @@ void sys_wrmsr(struct vcpu *c, const struct cpu_op *o)
 {
 	uint32_t index = (uint32_t)c->gpr[RCX];
 	uint64_t v = (uint32_t)c->gpr[RAX] | c->gpr[RDX] << 32;
+	enum cpu_ext_answer a;
 
 	if (!sys_need_cpl0(c, o))
 		return;
 	sys_begin(c, o);
-	if (!finish(c, o, cpu_msr_set(c, index, v, false)))
+	a = sys_ext(c, CPU_EXT_MSR, index, v);
+	if (unlikely(a == CPU_EXT_FAULT || a == CPU_EXT_LEAVE))
+		return;
+	if (likely(a == CPU_EXT_ALLOW) && !finish(c, o, cpu_msr_set(c, index, v, false)))
 		return;
 	CPU_NEXT(c, o);
 }

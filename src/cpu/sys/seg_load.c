@@ -270,6 +270,7 @@ static bool base64_judge(struct vcpu *c, const struct sys_desc *d, uint16_t sel,
 void sys_lldt(struct vcpu *c, const struct cpu_op *o)
 {
 	struct cpu_seg *ldt = &c->seg[SEG_LDTR];
+	enum cpu_ext_answer a;
 	struct sys_desc d;
 	uint64_t base;
 	uint16_t sel;
@@ -277,6 +278,11 @@ void sys_lldt(struct vcpu *c, const struct cpu_op *o)
 	if (!sys_need_cpl0(c, o) || !get_rm16(c, o, &sel))
 		return;
 	sys_begin(c, o);
+	a = sys_ext(c, CPU_EXT_LDTR, 0, sel);
+	if (unlikely(a == CPU_EXT_DISCARD))
+		CPU_NEXT(c, o);
+	if (unlikely(a != CPU_EXT_ALLOW))
+		return;
 	if (sel_is_null(sel)) {
 		*ldt = (struct cpu_seg){ .sel = sel, .unusable = 1, .type = DT_LDT };
 		CPU_NEXT(c, o);
@@ -304,12 +310,18 @@ void sys_ltr(struct vcpu *c, const struct cpu_op *o)
 	struct cpu_seg *tr = &c->seg[SEG_TR];
 	struct sys_desc d;
 	uint64_t base;
+	enum cpu_ext_answer a;
 	uint16_t sel;
 	uint8_t access;
 
 	if (!sys_need_cpl0(c, o) || !get_rm16(c, o, &sel))
 		return;
 	sys_begin(c, o);
+	a = sys_ext(c, CPU_EXT_TR, 0, sel);
+	if (unlikely(a == CPU_EXT_DISCARD))
+		CPU_NEXT(c, o);
+	if (unlikely(a != CPU_EXT_ALLOW))
+		return;
 	if (sel_is_null(sel)) {
 		cpu_fault(c, VEC_GP, 0);
 		return;
@@ -487,12 +499,14 @@ void sys_sidt(struct vcpu *c, const struct cpu_op *o)
 		CPU_NEXT(c, o);
 }
 
-static bool load_table(struct vcpu *c, const struct cpu_op *o, struct cpu_table *t)
+static bool load_table(struct vcpu *c, const struct cpu_op *o, struct cpu_table *t, unsigned reg)
 {
 	unsigned size = sys_mode64(c) ? 10 : 6;
 	uint64_t la, base = 0;
 	uint8_t buf[10];
+	uint16_t limit;
 	struct cpu_ref r;
+	enum cpu_ext_answer a;
 
 	if (!sys_need_cpl0(c, o) || !cpu_la(c, o, size, ACC_R, &la) || !cpu_ref_get(c, o, la, size, ACC_R, &r) ||
 	    !cpu_ref_load(c, o, &r, buf))
@@ -506,19 +520,23 @@ static bool load_table(struct vcpu *c, const struct cpu_op *o, struct cpu_table 
 	} else if (o->opsize == 2) {
 		base &= 0xffffff;
 	}
-	t->base = base;
-	__builtin_memcpy(&t->limit, buf, 2);
+	__builtin_memcpy(&limit, buf, 2);
+	sys_begin(c, o);
+	a = sys_ext(c, reg, limit, base);
+	if (unlikely(a != CPU_EXT_ALLOW))
+		return a == CPU_EXT_DISCARD;
+	*t = (struct cpu_table){ base, limit };
 	return true;
 }
 
 void sys_lgdt(struct vcpu *c, const struct cpu_op *o)
 {
-	if (load_table(c, o, &c->gdtr))
+	if (load_table(c, o, &c->gdtr, CPU_EXT_GDTR))
 		CPU_NEXT(c, o);
 }
 
 void sys_lidt(struct vcpu *c, const struct cpu_op *o)
 {
-	if (load_table(c, o, &c->idtr))
+	if (load_table(c, o, &c->idtr, CPU_EXT_IDTR))
 		CPU_NEXT(c, o);
 }

@@ -176,6 +176,17 @@ bool sys_task_switch(struct vcpu *c, uint16_t sel, enum sys_task_why why, uint64
 /* Through a task gate. */
 bool sys_task_gate(struct vcpu *c, const struct sys_desc *gate, enum sys_task_why why, uint64_t rip, const uint32_t *error, unsigned ext);
 
+/* ---- ext.c --------------------------------------------------------------------------------------------------------------- */
+
+/* Slow half of sys_ext(). FAULT and LEAVE have been noted: the caller returns at once. */
+enum cpu_ext_answer sys_ext_ask(struct vcpu *c, unsigned reg, uint32_t index, uint64_t value);
+
+/* Ask the rooms about a register write; c->rip must be the instruction's. */
+static inline enum cpu_ext_answer sys_ext(struct vcpu *c, unsigned reg, uint32_t index, uint64_t value)
+{
+	return likely(!c->exts || !c->exts->n) ? CPU_EXT_ALLOW : sys_ext_ask(c, reg, index, value);
+}
+
 /* ---- cr.c, msr.c -------------------------------------------------------------------------------------------------------- */
 
 void sys_set_efer(struct vcpu *c, uint64_t v);

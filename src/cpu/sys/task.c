@@ -308,6 +308,15 @@ bool sys_task_switch(struct vcpu *c, uint16_t sel, enum sys_task_why why, uint64
 
 	if (!tss_desc_judge(c, sel, why, ext, &d))
 		return false;
+	/* A switch loads TR and LDTR (and sets CR0.TS, never clears it). It cannot be half done: discarding means refusing. */
+	switch (sys_ext(c, CPU_EXT_TR, 0, sel)) {
+	case CPU_EXT_ALLOW:
+		break;
+	case CPU_EXT_DISCARD:
+		return cpu_fault(c, VEC_GP, 0);
+	default:
+		return false;
+	}
 	wide = desc_type(&d) & 8;
 	if (!cpu_sys_read(c, desc_base(&d), 64, tss) ||
 	    (wide && !cpu_sys_read(c, (uint32_t)(desc_base(&d) + 64), 40, tss + 64)) || !stores_judge(c, &d, why, &w))
