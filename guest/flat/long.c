@@ -584,6 +584,38 @@ static void test_iret(void)
 	catch_at_cpl0 = false;
 }
 
+#define HIGH 0xffffff8000000000ul
+
+struct __attribute__((packed)) table { uint16_t limit; uint64_t base; };
+
+static void set_tables(unsigned long base)
+{
+	struct table g = { sizeof(gdt) - 1, (unsigned long)gdt + base }, i = { sizeof(idt) - 1, (unsigned long)idt + base };
+
+	gdt[8] = desc((uint32_t)(unsigned long)tss, sizeof(tss) - 1, 0x89, 0);
+	gdt[9] = base >> 32;
+	__asm__ volatile("lgdt %0; lidt %1; ltr %w2" : : "m"(g), "m"(i), "r"(SEL_TSS) : "memory");
+}
+
+static void test_compat_high(void)
+{
+	catch_at_cpl0 = true;
+	idt[0x30].type = GATE_INT | GATE_DPL3;
+	((uint64_t *)0x10000)[511] = 0x11007;
+	write_cr3(read_cr3());
+	set_tables(HIGH);
+	*(uint64_t *)(tss + 4) = HIGH + 0x98000;
+	IRETQ(iret_lands32, SEL_UCODE32, 2, 0x19f000, SEL_UDATA32);
+	row_seen("an interrupt in compatibility mode with tables and stack above 4 GiB", 0x30, 0);
+	row("comes back to its ESP", seen.sp, 0x19f000);
+	__asm__ volatile("mov %0, %%ss" : : "r"(SEL_DATA));
+	*(uint64_t *)(tss + 4) = 0x98000;
+	set_tables(0);
+	((uint64_t *)0x10000)[511] = 0;
+	idt[0x30].type = GATE_INT;
+	catch_at_cpl0 = false;
+}
+
 static void test_far(void)
 {
 	struct __attribute__((packed)) { uint32_t off; uint16_t sel; } p32;
@@ -982,6 +1014,7 @@ int main(void)
 	test_idt_flags();
 	test_double_fault();
 	test_iret();
+	test_compat_high();
 	test_far();
 	test_syscall();
 	test_control();

@@ -113,10 +113,14 @@ static void piece_of(const struct acc_request *rq, const struct acc_result *res,
 		memcpy(p->data, res->data, sizeof(p->data));
 }
 
-/* Linear addresses wrap at 4 GiB outside 64-bit mode; a request never leaves its page. */
+/*
+ * Linear addresses wrap at 4 GiB outside 64-bit mode, but for descriptor tables and TSS, which compatibility mode reaches
+ * with all 64 bits. A request never leaves its page.
+ */
 static unsigned split(struct vcpu *c, const struct cpu_want *w, const struct acc_request *like, struct acc_request *rq)
 {
-	uint64_t mask = c->mode == INSN_MODE_64 ? ~0ull : 0xffffffffull;
+	bool wide = c->mode == INSN_MODE_64 || (like->origin == ACC_ENGINE && c->acc.efer & EFER_LMA);
+	uint64_t mask = wide ? ~0ull : 0xffffffffull;
 	unsigned first = GW_PAGE_SIZE - (unsigned)(w->gva & GW_PAGE_MASK);
 
 	rq[0] = *like;
@@ -407,7 +411,19 @@ bool cpu_store_slow(struct vcpu *c, const struct cpu_op *o, uint64_t gva, unsign
 bool cpu_sys_ref(struct vcpu *c, uint64_t gva, unsigned len, unsigned rights, bool user, struct cpu_ref *r)
 {
 	struct cpu_want w = { gva, (uint16_t)len, (uint8_t)rights, user ? ACC_FINAL : ACC_IMPLICIT, false };
+	const struct acc_tlb *tlb = &c->acc.tlb[user ? ACC_MODE_USER : ACC_MODE_KERNEL];
+	uint8_t *p = acc_probe(rights & ACC_W ? tlb->w : tlb->r, c->mode == INSN_MODE_64 || c->acc.efer & EFER_LMA ? gva : (uint32_t)gva, len);
 
+	/* An implicit access is judged as a supervisor's with AC clear: what that mode's array remembers holds for it. */
+	if (likely(p)) {
+		c->cur = NULL;
+		r->p = p;
+		r->gva = gva;
+		r->len = (uint16_t)len;
+		r->rights = (uint8_t)rights;
+		r->code = false;
+		return true;
+	}
 	return judge(c, NULL, &w, 1, ACC_ENGINE, r);
 }
 
