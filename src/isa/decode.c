@@ -181,10 +181,8 @@ static enum insn_status read_vex(struct cursor *c, struct insn *out, bool three_
 	out->vvvv = ~(p1 >> 3) & 15;
 	/* ST_PFX_* in the order of VEX.pp. */
 	*pfx = ST_PFX_NONE << (p1 & 3);
-	if (out->mode != INSN_MODE_64) {
-		out->vvvv &= 7;
+	if (out->mode != INSN_MODE_64)
 		c->rex &= REX_W;
-	}
 	if (*map < 1 || *map > 3)
 		return undefined(c, out);
 	*map += 3;
@@ -449,6 +447,9 @@ enum insn_status insn_decode(const uint8_t *bytes, unsigned avail, enum insn_mod
 
 	state |= (ST_MODE_16 << mode) | (real ? ST_REAL : ST_PROT) | (c.rex & REX_W ? ST_W1 : ST_W0) |
 		 (c.rex & REX_B ? ST_REXB1 : ST_REXB0) | (out->vex_l ? ST_L1 : ST_L0) | (out->vvvv ? ST_VVVVX : ST_VVVV0);
+	/* Outside 64-bit mode the top bit names no register, but a form without one wants it set all the same. */
+	if (mode != INSN_MODE_64)
+		out->vvvv &= 7;
 	if (slot->has_modrm) {
 		if (!room(&c, 1))
 			return out_of_bytes(&c, out);

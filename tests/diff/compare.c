@@ -117,6 +117,11 @@ static unsigned quirks(const struct insn *in)
 	}
 }
 
+static bool is_byte_masked(unsigned op)
+{
+	return op == I_MASKMOVQ || op == I_MASKMOVDQU || op == I_VMASKMOVDQU;
+}
+
 static char text[256];
 
 static const char *differs(const char *what, uint64_t native, uint64_t engine)
@@ -216,7 +221,7 @@ const char *diff_compare(const struct diff_case *k, const struct insn *in, const
 		return NULL;	/* in pieces: a page fault below the canonical hole before #GP in it */
 	if (q & Q_ORDER && e->fault && n->vector != e->vector && (n->vector == VEC_PF || e->vector == VEC_PF))
 		return NULL;
-	if (q & Q_MORE && (n->vector == VEC_PF || in->op == I_MASKMOVQ) && (!e->fault || e->vector == VEC_GP))
+	if (q & Q_MORE && (n->vector == VEC_PF || is_byte_masked(in->op)) && (!e->fault || e->vector == VEC_GP))
 		return NULL;
 	if (n->fault != e->fault || (n->fault && n->vector != e->vector)) {
 		snprintf(text, sizeof(text), "CPU %s %u (rip %+lld), engine %s %u (rip %+lld)", n->fault ? "fault" : "no fault",
