@@ -220,4 +220,6 @@ void sys_iret(struct vcpu *c, const struct cpu_op *o)
 		if (c->ev.nmi.pending)
 			acc_attend(&c->acc, ACC_ATT_EVENT);
 	}
+	if (likely(!c->stop && !(c->eflags & FLAG_TF)))
+		CPU_CHAIN_RIP(c);
 }

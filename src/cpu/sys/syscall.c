@@ -43,6 +43,8 @@ void sys_syscall(struct vcpu *c, const struct cpu_op *o)
 	if (!(c->eflags & FLAG_TF))
 		sys_debug_no_step(c);
 	cpu_state_changed(c);
+	if (likely(!(c->eflags & FLAG_TF)))
+		CPU_CHAIN_RIP(c);
 }
 
 #define SYSRET_FLAGS	0x3c7fd7u
@@ -70,6 +72,9 @@ void sys_sysret(struct vcpu *c, const struct cpu_op *o)
 	load_flat(c, (uint16_t)(to64 ? base + 16 : base), (uint16_t)(base + 8), 3, to64);
 	cpu_state_changed(c);
 	sys_if_opened(c);
+	/* The dispatcher must see TF. */
+	if (likely(!(c->eflags & FLAG_TF)))
+		CPU_CHAIN_RIP(c);
 }
 
 /* ---- SYSENTER, SYSEXIT --------------------------------------------------------------------------------------------------------- */
