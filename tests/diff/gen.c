@@ -62,8 +62,10 @@ static void float80(struct rng *r, uint8_t out[10])
 		mant |= 1ull << 63;
 	if (!exp && chance(r, 50))
 		mant &= ~(1ull << 63);
-	if (chance(r, 10))
-		mant = 0, exp = 0;
+	if (chance(r, 10)) {
+		mant = 0;
+		exp = 0;
+	}
 	if (rnd(r) & 1)
 		exp |= 0x8000;
 	memcpy(out, &mant, 8);
