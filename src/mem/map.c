@@ -52,6 +52,9 @@ static int check_change(const struct mem_map *old, const struct mem_slot *s)
 		return was ? 0 : -EINVAL;
 	if (((uintptr_t)s->hva & GW_PAGE_MASK) || s->first.v >= GFN_LIMIT || s->n_pages > GFN_LIMIT - s->first.v)
 		return -EINVAL;
+	/* What has a guest_memfd stays as it is until it is deleted. */
+	if (was && ((was->flags | s->flags) & MEM_GMEM))
+		return -EINVAL;
 	if (was && (was->n_pages != s->n_pages || was->hva != s->hva || ((was->flags ^ s->flags) & MEM_READONLY)))
 		return -EINVAL;
 	for (unsigned i = 0; old && i < old->n; i++)
@@ -74,6 +77,7 @@ int mem_map_change(const struct mem_map *old, const struct mem_slot *s, struct m
 		return -ENOMEM;
 	map->n = 0;
 	map->generation = (old ? old->generation : 0) + 1;
+	map->kinds = old ? old->kinds : NULL;
 	for (unsigned i = 0; i < n_old; i++) {
 		if (old->slot[i].id == s->id)
 			continue;

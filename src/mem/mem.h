@@ -14,8 +14,12 @@
 
 #define MEM_READONLY	BIT(0)
 #define MEM_LOG_DIRTY	BIT(1)
+#define MEM_GMEM	BIT(2)	/* has a guest_memfd; constant for the slot's life */
+#define MEM_GMEM_ONLY	BIT(3)	/* and shared accesses go there too */
 
 struct mem_dirty;	/* one slot's dirty bitmap, private to mem/ */
+struct mem_gmem;	/* gmem.h */
+struct mem_kinds;
 
 struct mem_slot {
 	uint32_t id;			/* KVM's slot number, address space in the upper half */
@@ -24,11 +28,15 @@ struct mem_slot {
 	uint64_t n_pages;
 	uint8_t *hva;			/* client's mapping of the first page */
 	struct mem_dirty *dirty;	/* NULL: no logging */
+	struct mem_gmem *gmem;		/* with MEM_GMEM: the slot's own reference */
+	uint64_t gmem_page;		/* the file's page that is the first of the slot */
+	uint8_t *gmem_hva;		/* where the engine sees it */
 };
 
 struct mem_map {
 	unsigned n;
 	unsigned generation;
+	struct mem_kinds *kinds;	/* private or shared, by frame; NULL: all shared. Handed on from map to map, not owned */
 	struct mem_slot slot[];		/* sorted by first */
 };
 
@@ -40,10 +48,27 @@ static inline uint8_t *mem_slot_hva(const struct mem_slot *s, struct gpa gpa)
 	return s->hva + (gpa.v - (s->first.v << GW_PAGE_SHIFT));
 }
 
+static inline uint8_t *mem_slot_gmem_hva(const struct mem_slot *s, struct gpa gpa)
+{
+	return s->gmem_hva + (gpa.v - (s->first.v << GW_PAGE_SHIFT));
+}
+
+/* Is this host address memory of the slot, on either side? *@offset: how far into the slot. */
+static inline bool mem_slot_has_hva(const struct mem_slot *s, uintptr_t hva, uint64_t *offset)
+{
+	uint64_t len = s->n_pages << GW_PAGE_SHIFT;
+
+	*offset = hva - (uintptr_t)s->hva;
+	if (*offset < len)
+		return true;
+	*offset = hva - (uintptr_t)s->gmem_hva;
+	return s->gmem_hva && *offset < len;
+}
+
 /*
  * Build a new map = @old (NULL: empty) with slot s->id created, moved, re-flagged, or deleted when s->n_pages is 0. The rules of
  * KVM_SET_USER_MEMORY_REGION that need the other slots, in its order: -EINVAL deleting what is not there, or an existing slot
- * with another size, hva or MEM_READONLY; -EEXIST overlap; -ENOMEM. Also -EINVAL for what the ioctl must have refused already
+ * with another size, hva, MEM_READONLY or MEM_GMEM, or that is asked to have a guest_memfd again; -EEXIST overlap; -ENOMEM. Also -EINVAL for what the ioctl must have refused already
  * (unaligned hva, wrap). @old stays as it is; *out is written only on success. Maps do not own s->dirty.
  */
 int mem_map_change(const struct mem_map *old, const struct mem_slot *s, struct mem_map **out);
