@@ -283,7 +283,7 @@ static const struct row {
 	{ "a machine check without a bank is EINVAL", 0, VCPU, KVM_X86_SET_MCE, STRUCT(struct kvm_x86_mce, .status = 1ull << 63), -EINVAL },
 	{ "KVMCLOCK_CTRL without kvmclock is EINVAL", 0, VCPU, KVM_KVMCLOCK_CTRL, 0, -EINVAL },
 	{ "an SMI is ENOTTY", 0, VCPU, KVM_SMI, 0, -ENOTTY },
-	{ "nested state is EINVAL", 0, VCPU, KVM_GET_NESTED_STATE, STRUCT(uint64_t, 0), -EINVAL },
+	{ "nested state is EINVAL", 0, VCPU, KVM_GET_NESTED_STATE, STRUCT(struct kvm_nested_state, .size = 128), -EINVAL },
 	{ "SREGS2 with unknown flags are EINVAL", 0, VCPU, KVM_SET_SREGS2, STRUCT(struct kvm_sregs2, .flags = 2), -EINVAL },
 	{ "a dump of nothing into nothing is EINVAL", 0, VCPU, GW_DUMP, STRUCT(struct gw_dump, .size = 0), -EINVAL },
 	{ "an unknown trace word is EINVAL", 0, SYS, GW_SET_TRACE, STRUCT(struct gw_set_trace, "nonsense"), -EINVAL },
@@ -315,7 +315,7 @@ static void check_row(void **state)
 static void lists_tell_their_length(void **state)
 {
 	static struct { uint32_t n, index[256]; } list;
-	static struct { struct kvm_cpuid2 head; struct kvm_cpuid_entry2 e[100]; } c;
+	static struct rig_cpuid c;
 	struct rig r;
 	uint32_t n;
 
@@ -327,20 +327,20 @@ static void lists_tell_their_length(void **state)
 	assert_int_equal(list.n, n);
 	assert_int_equal(rig_ioctl(r.sys, KVM_GET_MSR_INDEX_LIST, &list), 0);
 	assert_int_equal(rig_ioctl(r.sys, KVM_GET_SUPPORTED_CPUID, &c), -E2BIG);
-	assert_int_equal(c.head.nent, 0);
-	c.head.nent = 1;
+	assert_int_equal(c.nent, 0);
+	c.nent = 1;
 	assert_int_equal(rig_ioctl(r.sys, KVM_GET_SUPPORTED_CPUID, &c), -E2BIG);
-	assert_int_equal(c.head.nent, 1);
-	c.head.nent = 80;
+	assert_int_equal(c.nent, 1);
+	c.nent = 80;
 	assert_int_equal(rig_ioctl(r.sys, KVM_GET_SUPPORTED_CPUID, &c), 0);
-	assert_in_range(c.head.nent, 20, 80);
-	n = c.head.nent;
-	c.head.nent = n - 1;
+	assert_in_range(c.nent, 20, 80);
+	n = c.nent;
+	c.nent = n - 1;
 	assert_int_equal(rig_ioctl(r.vcpu, KVM_GET_CPUID2, &c), -E2BIG);
-	assert_int_equal(c.head.nent, n - 1);
-	c.head.nent = 100;
+	assert_int_equal(c.nent, n - 1);
+	c.nent = 100;
 	assert_int_equal(rig_ioctl(r.vcpu, KVM_GET_CPUID2, &c), 0);
-	assert_int_equal(c.head.nent, n);
+	assert_int_equal(c.nent, n);
 	rig_close(&r);
 }
 

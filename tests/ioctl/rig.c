@@ -23,7 +23,7 @@ int rig_vcpu(struct rig *r, unsigned id, struct kvm_run **run)
 
 void rig_set_cpuid(struct rig *r, int vcpu)
 {
-	struct { struct kvm_cpuid2 head; struct kvm_cpuid_entry2 e[100]; } c = { .head.nent = 100 };
+	struct rig_cpuid c = { .nent = 100 };
 
 	assert_int_equal(rig_ioctl(r->sys, KVM_GET_SUPPORTED_CPUID, &c), 0);
 	assert_int_equal(rig_ioctl(vcpu, KVM_SET_CPUID2, &c), 0);

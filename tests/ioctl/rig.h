@@ -34,8 +34,14 @@ void rig_real_mode(int vcpu, uint64_t rip);
 int rig_vcpu(struct rig *r, unsigned id, struct kvm_run **run);
 void rig_set_cpuid(struct rig *r, int vcpu);
 
-static inline long rig_ioctl(int fd, unsigned long nr, const void *arg) { return gw_ioctl(fd, nr, (uintptr_t)arg); }
-static inline long rig_ioctl_n(int fd, unsigned long nr, unsigned long arg) { return gw_ioctl(fd, nr, arg); }
+#define rig_ioctl(fd, nr, arg)		gw_ioctl(fd, nr, (uintptr_t)(arg))
+#define rig_ioctl_n(fd, nr, arg)	gw_ioctl(fd, nr, arg)
+
+/* KVM's structures with a tail, with room for it. */
+struct rig_cpuid { uint32_t nent, pad; struct kvm_cpuid_entry2 e[100]; };
+struct rig_msrs { uint32_t nmsrs, pad; struct kvm_msr_entry e[255]; };
+struct rig_routing { uint32_t nr, flags; struct kvm_irq_routing_entry e[1]; };
+struct rig_signal_mask { uint32_t len; uint8_t sigset[8]; };
 /* KVM_RUN until something other than EINTR/EAGAIN; returns what it returned. */
 long rig_run(struct rig *r);
 

@@ -372,7 +372,7 @@ static void count_signal(int sig)
 /* KVM_SET_SIGNAL_MASK: KVM_RUN comes back, the handler does not run, the signal is still pending. */
 static void signal_mask_leaves_it_pending(void **state)
 {
-	struct { struct kvm_signal_mask head; uint64_t mask; } m = { .head.len = 8 };
+	struct rig_signal_mask m = { .len = 8 };
 	struct sigaction sa = { .sa_handler = count_signal };
 	sigset_t block, old, pending;
 	struct rig r;
@@ -384,7 +384,7 @@ static void signal_mask_leaves_it_pending(void **state)
 	pthread_sigmask(SIG_BLOCK, &block, &old);
 	n_handled = 0;
 	rig_open(&r, 0);
-	memset(&m.head.sigset, 0, 8);
+	memset(m.sigset, 0, 8);
 	assert_int_equal(rig_ioctl(r.vcpu, KVM_SET_SIGNAL_MASK, &m), 0);
 	rig_code(&r, spin, sizeof(spin));
 	run_kicked(&r, SIGUSR2, false);
@@ -481,6 +481,7 @@ static void irqfd_wakes_hlt(void **state)
 		0xb0, 0x20, 0xe6, 0x21,		/* base 20h */
 		0xb0, 0x04, 0xe6, 0x21, 0xb0, 0x01, 0xe6, 0x21,
 		0xb0, 0xf7, 0xe6, 0x21,		/* unmask IRQ 3 */
+		0xe6, 0x11,			/* out 11,al: ready */
 		0xfb, 0xf4,			/* sti; hlt */
 		0xe6, 0x10,			/* out 10,al */
 	};
@@ -495,10 +496,12 @@ static void irqfd_wakes_hlt(void **state)
 	irqfd.fd = (uint32_t)eventfd(0, 0);
 	assert_int_equal(rig_ioctl(r.vm, KVM_IRQFD, &irqfd), 0);
 	assert_int_equal(rig_ioctl(r.vm, KVM_IRQFD, &irqfd), -EBUSY);
-	/* Signalled before the guest is ready: the PIC keeps the edge. */
+	assert_int_equal(rig_run(&r), 0);
+	assert_int_equal(r.run->io.port, 0x11);
 	assert_int_equal(write((int)irqfd.fd, &one, 8), 8);
 	assert_int_equal(rig_run(&r), 0);
 	assert_int_equal(r.run->exit_reason, KVM_EXIT_IO);
+	assert_int_equal(r.run->io.port, 0x10);
 	assert_int_equal(r.ram[0x5000], 1);
 	irqfd.flags = KVM_IRQFD_FLAG_DEASSIGN;
 	assert_int_equal(rig_ioctl(r.vm, KVM_IRQFD, &irqfd), 0);
@@ -651,8 +654,8 @@ static void synced_registers(void **state)
 
 static void kvmclock_page_is_written(void **state)
 {
-	/* mov ecx,4b564d01; xor edx,edx; mov eax,6001; wrmsr; hlt */
-	static const uint8_t code[] = { 0x66, 0xb9, 0x01, 0x4d, 0x56, 0x4b, 0x66, 0x31, 0xd2, 0x66, 0xb8, 0x01, 0x60, 0, 0, 0x0f, 0x30, 0xf4 };
+	/* mov ecx,4b564d01; xor edx,edx; mov eax,6001; wrmsr; hlt; hlt */
+	static const uint8_t code[] = { 0x66, 0xb9, 0x01, 0x4d, 0x56, 0x4b, 0x66, 0x31, 0xd2, 0x66, 0xb8, 0x01, 0x60, 0, 0, 0x0f, 0x30, 0xf4, 0xf4 };
 	struct { uint32_t version, pad; uint64_t tsc, system; uint32_t mul; int8_t shift; uint8_t flags; } *page;
 	struct rig r;
 

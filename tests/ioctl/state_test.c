@@ -302,12 +302,12 @@ static void pit(void **state)
 static void msrs(void **state)
 {
 	static struct { uint32_t n, index[256]; } list = { .n = 256 };
-	static struct { struct kvm_msrs head; struct kvm_msr_entry e[255]; } m, back;
+	static struct rig_msrs m, back;
 	struct rig r;
 
 	rig_open(&r, RIG_IRQCHIP | RIG_CPUID);
 	assert_int_equal(rig_ioctl(r.sys, KVM_GET_MSR_INDEX_LIST, &list), 0);
-	m.head.nmsrs = list.n;
+	m.nmsrs = list.n;
 	for (unsigned i = 0; i < list.n; i++)
 		m.e[i].index = list.index[i];
 	assert_int_equal(rig_ioctl(r.vcpu, KVM_GET_MSRS, &m), list.n);
@@ -320,13 +320,13 @@ static void msrs(void **state)
 	/* What QEMU writes whether or not it is listed. */
 	static const uint32_t always[] = { 0x174, 0x175, 0x176, 0x277, 0xc0000083, 0xc0000102, 0xc0000084, 0xc0000082, 0x2ff, 0x200, 0x1b };
 
-	m.head.nmsrs = sizeof(always) / sizeof(always[0]);
-	for (unsigned i = 0; i < m.head.nmsrs; i++)
+	m.nmsrs = sizeof(always) / sizeof(always[0]);
+	for (unsigned i = 0; i < m.nmsrs; i++)
 		m.e[i].index = always[i];
-	assert_int_equal(rig_ioctl(r.vcpu, KVM_GET_MSRS, &m), m.head.nmsrs);
-	assert_int_equal(rig_ioctl(r.vcpu, KVM_SET_MSRS, &m), m.head.nmsrs);
+	assert_int_equal(rig_ioctl(r.vcpu, KVM_GET_MSRS, &m), m.nmsrs);
+	assert_int_equal(rig_ioctl(r.vcpu, KVM_SET_MSRS, &m), m.nmsrs);
 	/* An unknown one stops there. */
-	m.head.nmsrs = 2;
+	m.nmsrs = 2;
 	m.e[0].index = 0x174;
 	m.e[1].index = 0x12345678;
 	assert_int_equal(rig_ioctl(r.vcpu, KVM_GET_MSRS, &m), 1);
@@ -336,19 +336,19 @@ static void msrs(void **state)
 static void feature_msrs(void **state)
 {
 	static struct { uint32_t n, index[64]; } list = { .n = 64 };
-	static struct { struct kvm_msrs head; struct kvm_msr_entry e[64]; } m;
+	static struct rig_msrs m;
 	struct rig r;
 
 	rig_open(&r, RIG_IRQCHIP | RIG_CPUID);
 	assert_int_equal(rig_ioctl(r.sys, KVM_GET_MSR_FEATURE_INDEX_LIST, &list), 0);
 	assert_true(list.n > 0);
-	m.head.nmsrs = list.n;
+	m.nmsrs = list.n;
 	for (unsigned i = 0; i < list.n; i++)
 		m.e[i].index = list.index[i];
 	assert_int_equal(rig_ioctl(r.sys, KVM_GET_MSRS, &m), list.n);
 	/* cloud-hypervisor writes every one of them into each vCPU. 0xC0011029 is AMD's: a guest of another vendor has 0 there. */
 	for (unsigned i = 0; i < list.n; i++) {
-		struct { struct kvm_msrs head; struct kvm_msr_entry e[1]; } one = { .head.nmsrs = 1 };
+		struct rig_msrs one = { .nmsrs = 1 };
 
 		one.e[0] = m.e[i];
 		if (one.e[0].index != 0xc0011029)
@@ -360,7 +360,7 @@ static void feature_msrs(void **state)
 static void clocks(void **state)
 {
 	struct kvm_clock_data in = { .clock = 1000000000000ull }, out;
-	struct { struct kvm_msrs head; struct kvm_msr_entry e[1]; } m = { .head.nmsrs = 1 };
+	struct rig_msrs m = { .nmsrs = 1 };
 	struct kvm_device_attr attr = { 0 };
 	uint64_t offset = 0, before, after;
 	struct rig r;
@@ -391,27 +391,27 @@ static void clocks(void **state)
 /* After the first KVM_RUN only the same CPUID is accepted. */
 static void cpuid_is_fixed_by_running(void **state)
 {
-	static struct { struct kvm_cpuid2 head; struct kvm_cpuid_entry2 e[100]; } c;
+	static struct rig_cpuid c;
 	static const uint8_t hlt[] = { 0xf4 };
 	struct rig r;
 
 	rig_open(&r, RIG_CPUID);
 	rig_code(&r, hlt, sizeof(hlt));
 	assert_int_equal(rig_run(&r), 0);
-	c.head.nent = 100;
+	c.nent = 100;
 	assert_int_equal(rig_ioctl(r.vcpu, KVM_GET_CPUID2, &c), 0);
 	assert_int_equal(rig_ioctl(r.vcpu, KVM_SET_CPUID2, &c), 0);
 	c.e[0].eax ^= 1;
 	assert_int_equal(rig_ioctl(r.vcpu, KVM_SET_CPUID2, &c), -EINVAL);
 	c.e[0].eax ^= 1;
-	c.head.nent--;
+	c.nent--;
 	assert_int_equal(rig_ioctl(r.vcpu, KVM_SET_CPUID2, &c), -EINVAL);
 	rig_close(&r);
 }
 
 static void cpuid_address_width(void **state)
 {
-	struct { struct kvm_cpuid2 head; struct kvm_cpuid_entry2 e[1]; } c = { .head.nent = 1 };
+	struct rig_cpuid c = { .nent = 1 };
 	struct rig r;
 
 	rig_open(&r, 0);
