@@ -7,6 +7,8 @@
 
 enum { DE, DB, NMI, BP, OF, BR, UD, NM, DF, TS = 10, NP, SS, GP, PF };
 #define NONCANONICAL 0x800000000000ul
+/* Bases are judged by the widest addresses the CPU knows, which may be 57 bits. */
+#define NEVER_CANONICAL (1ul << 60)
 
 static bool is_amd;
 
@@ -315,7 +317,7 @@ static void test_selectors(void)
 	__asm__ volatile(TRY "ltr %w0" END : : "r"(SEL_FREE) : "memory");
 	row_seen("LTR of an absent TSS is #NP(selector)", NP, SEL_FREE);
 	gdt[GDT_FREE] = desc(0, 0x67, 0x89, 0);
-	gdt[GDT_FREE + 1] = 0x8000;
+	gdt[GDT_FREE + 1] = NEVER_CANONICAL >> 32;
 	seen_clear();
 	__asm__ volatile(TRY "ltr %w0" END : : "r"(SEL_FREE) : "memory");
 	row_seen("LTR with a non-canonical base is #GP(selector)", GP, SEL_FREE);
@@ -798,7 +800,7 @@ static void test_msrs(void)
 	unsigned long v;
 
 	for (unsigned i = 0; i < sizeof(canonical) / sizeof(canonical[0]); i++) {
-		WRMSR(canonical[i].msr, NONCANONICAL);
+		WRMSR(canonical[i].msr, NEVER_CANONICAL);
 		row_seen(canonical[i].name, GP, 0);
 		WRMSR(canonical[i].msr, 0xffff800000000000);
 		row_seen("and takes a canonical one", VEC_NONE, 0);
@@ -830,7 +832,7 @@ static void test_msrs(void)
 		__asm__ volatile("wrfsbase %1; rdfsbase %0" : "=r"(v) : "r"(0x123456789abul));
 		row("WRFSBASE and RDFSBASE", v, 0x123456789ab);
 		seen_clear();
-		__asm__ volatile(TRY "wrgsbase %0" END : : "r"(NONCANONICAL) : "memory");
+		__asm__ volatile(TRY "wrgsbase %0" END : : "r"(NEVER_CANONICAL) : "memory");
 		row_seen("WRGSBASE of a non-canonical value is #GP(0)", GP, 0);
 		write_cr4(read_cr4() & ~(1ul << 16));
 	} else {

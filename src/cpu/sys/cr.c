@@ -15,6 +15,13 @@ bool cpu_canonical(const struct vcpu *c, uint64_t a)
 	return top == 0 || top == -1;
 }
 
+bool sys_canonical_base(const struct vcpu *c, uint64_t a)
+{
+	int64_t top = (int64_t)a >> (c->cr4_allowed & CR4_LA57 ? 56 : 47);
+
+	return top == 0 || top == -1;
+}
+
 /* ---- validity of values ----------------------------------------------------------------------------------------------------- */
 
 bool cpu_cr0_valid(uint64_t v)
@@ -291,7 +298,7 @@ void sys_invpcid(struct vcpu *c, const struct cpu_op *o)
 	bad = type > 3 || desc[0] >> 12;
 	if (type <= 1 && desc[0] && !(c->acc.cr4 & CR4_PCIDE))
 		bad = true;
-	if (type == 0 && !cpu_canonical(c, desc[1]))
+	if (type == 0 && !sys_canonical_base(c, desc[1]))
 		bad = true;
 	if (bad) {
 		cpu_raise_error(c, o, VEC_GP, 0);

@@ -221,14 +221,14 @@ bool sys_interrupt(struct vcpu *c, const struct sys_int *e)
 
 /* ---- software interrupts as instructions ---------------------------------------------------------------------------------------- */
 
-static void software(struct vcpu *c, const struct cpu_op *o, unsigned vector, bool soft)
+static bool software(struct vcpu *c, const struct cpu_op *o, unsigned vector, bool soft)
 {
 	struct sys_int e = {
 		.vector = (uint8_t)vector, .soft = soft, .ext = soft ? 0 : 1, .rip = cpu_op_next_rip(c, o), .flags = cpu_eflags(c),
 	};
 
 	sys_begin(c, o);
-	sys_interrupt(c, &e);
+	return sys_interrupt(c, &e);
 }
 
 /*
@@ -315,12 +315,17 @@ void sys_into(struct vcpu *c, const struct cpu_op *o)
 		CPU_NEXT(c, o);
 }
 
-/* INT1 is a #DB that no DPL keeps away; DR6 says nothing about it. */
+/*
+ * INT1 is a #DB that no DPL keeps away; DR6 says nothing about it. A breakpoint that MOV SS before it held back is told with
+ * the same #DB.
+ */
 void sys_int1(struct vcpu *c, const struct cpu_op *o)
 {
 	sys_begin(c, o);
-	if (!sys_client_debugs(c, VEC_DB, 0))
-		software(c, o, VEC_DB, false);
+	if (sys_client_debugs(c, VEC_DB, 0))
+		return;
+	if (software(c, o, VEC_DB, false))
+		c->dr6 |= sys_debug_take_hits(c);
 }
 
 /* ---- events -------------------------------------------------------------------------------------------------------------------- */

@@ -141,6 +141,14 @@ void sys_debug_io(struct vcpu *c, uint16_t port, unsigned len)
 		c->debug_hits |= match(c->dr, c->dr7, BIT(BP_IO), port, len);
 }
 
+unsigned sys_debug_take_hits(struct vcpu *c)
+{
+	unsigned hits = c->debug_hits & 15;
+
+	c->debug_hits &= ~15u;
+	return hits;
+}
+
 void sys_debug_task(struct vcpu *c)
 {
 	c->debug_hits |= HIT_TASK;

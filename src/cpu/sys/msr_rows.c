@@ -34,7 +34,7 @@ static int set_command(struct vcpu *c, const struct msr_row *row, uint32_t index
 
 static int set_canonical(struct vcpu *c, const struct msr_row *row, uint32_t index, uint64_t v, bool host)
 {
-	if (!cpu_canonical(c, v))
+	if (!sys_canonical_base(c, v))
 		return 1;
 	*field(c, row, index) = v;
 	return 0;
@@ -43,7 +43,7 @@ static int set_canonical(struct vcpu *c, const struct msr_row *row, uint32_t ind
 /* SYSENTER_ESP and _EIP: made canonical rather than refused, as KVM does for both vendors. */
 static int set_canonicalised(struct vcpu *c, const struct msr_row *row, uint32_t index, uint64_t v, bool host)
 {
-	unsigned shift = c->acc.cr4 & CR4_LA57 ? 7 : 16;
+	unsigned shift = c->cr4_allowed & CR4_LA57 ? 7 : 16;
 
 	*field(c, row, index) = (uint64_t)((int64_t)(v << shift) >> shift);
 	return 0;
@@ -124,7 +124,7 @@ static int get_base(struct vcpu *c, const struct msr_row *row, uint32_t index, u
 
 static int set_base(struct vcpu *c, const struct msr_row *row, uint32_t index, uint64_t v, bool host)
 {
-	if (!cpu_canonical(c, v))
+	if (!sys_canonical_base(c, v))
 		return 1;
 	c->seg[row->arg].base = v;
 	c->seg_base[row->arg] = v;
@@ -391,6 +391,7 @@ static int set_mcg_ctl(struct vcpu *c, const struct msr_row *row, uint32_t index
 #define AT(f) .off = offsetof(struct vcpu, f)
 #define ZERO(a, b) { a, b, get_const, set_host_zero }
 #define ZERO_IGNORED(a) { a, a, get_const, set_ignored }
+#define ZEROS_IGNORED(a, b) { a, b, get_const, set_ignored }
 #define NEEDS(l, s, r, b) .leaf = l, .subleaf = s, .reg = r, .bit = b
 
 const struct msr_row msr_rows[] = {
@@ -436,6 +437,11 @@ const struct msr_row msr_rows[] = {
 	{ 0x17b, 0x17b, get_mcg_ctl, set_mcg_ctl },
 	{ 0x400, 0x47f, get_bank, set_bank, AT(msr.mc_bank) },
 	ZERO(0x0, 0x1),			/* P5_MC_ADDR, P5_MC_TYPE */
+
+	/* Performance counters older than their CPUID leaf: not there, but software pokes at them. */
+	ZEROS_IGNORED(0xc1, 0xc2),
+	ZEROS_IGNORED(0x186, 0x187),
+	ZEROS_IGNORED(0xc0010000, 0xc0010007),
 
 	/* Constants KVM shows. */
 	{ 0xcd, 0xcd, get_const, NULL, .arg = 3 },

@@ -121,9 +121,15 @@ void sys_seg_drop_inner(struct vcpu *c, unsigned cpl)
 	for (unsigned i = 0; i < ARRAY_SIZE(data); i++) {
 		struct cpu_seg *s = &c->seg[data[i]];
 
-		/* A null segment stays as it is, base included: kernels keep FS and GS bases under null selectors. */
-		if (!s->unusable && s->dpl < cpl && (s->type & 0xc) != 0xc)
-			sys_seg_null(s, 0);
+		/*
+		 * Only the selector goes; the base stays in the cache and can be used in 64-bit mode. What is null already
+		 * stays as it is: kernels keep FS and GS bases under null selectors.
+		 */
+		if (!s->unusable && s->dpl < cpl && (s->type & 0xc) != 0xc) {
+			s->sel = 0;
+			s->unusable = 1;
+			s->present = 0;
+		}
 	}
 }
 

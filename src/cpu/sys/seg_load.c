@@ -262,7 +262,7 @@ static bool base64_judge(struct vcpu *c, const struct sys_desc *d, uint16_t sel,
 		return true;
 	*base |= d->high << 32;
 	/* The type field of the upper half must be clear. */
-	if (!cpu_canonical(c, *base) || d->high >> 40 & 0x1f)
+	if (!sys_canonical_base(c, *base) || d->high >> 40 & 0x1f)
 		return cpu_fault(c, VEC_GP, sel_error(sel, 0));
 	return true;
 }
@@ -513,7 +513,7 @@ static bool load_table(struct vcpu *c, const struct cpu_op *o, struct cpu_table 
 		return false;
 	__builtin_memcpy(&base, buf + 2, size - 2);
 	if (sys_mode64(c)) {
-		if (!cpu_canonical(c, base)) {
+		if (!sys_canonical_base(c, base)) {
 			cpu_raise_error(c, o, VEC_GP, 0);
 			return false;
 		}

@@ -191,6 +191,11 @@ static inline enum cpu_ext_answer sys_ext(struct vcpu *c, unsigned reg, uint32_t
 
 void sys_set_efer(struct vcpu *c, uint64_t v);
 uint64_t sys_efer_allowed(const struct vcpu *c);
+/*
+ * Canonical by the widest addresses this CPUID has, whatever CR4.LA57: the rule for bases in MSRs and descriptors, for
+ * descriptor-table registers and INVPCID (SDM vol. 3 "Canonicality Checking").
+ */
+bool sys_canonical_base(const struct vcpu *c, uint64_t a);
 bool sys_cpuid_bit(const struct vcpu *c, uint32_t function, uint32_t index, unsigned reg, unsigned bit);
 enum { CPUID_EAX, CPUID_EBX, CPUID_ECX, CPUID_EDX };
 
@@ -201,6 +206,7 @@ bool sys_port_allowed(struct vcpu *c, uint16_t port, unsigned len);	/* #GP(0) if
 bool sys_client_debugs(struct vcpu *c, unsigned vector, uint64_t dr6);
 void sys_debug_io(struct vcpu *c, uint16_t port, unsigned len);
 void sys_debug_task(struct vcpu *c);		/* a TSS with the T flag was entered */
+unsigned sys_debug_take_hits(struct vcpu *c);	/* the guest's data and I/O breakpoints met so far; forgets them */
 void sys_debug_no_step(struct vcpu *c);		/* no single-step trap after this instruction */
 
 /* ---- handlers, by file: rows of lower.c ---------------------------------------------------------------------------------- */

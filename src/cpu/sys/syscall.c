@@ -169,7 +169,7 @@ static bool write_base(struct vcpu *c, const struct cpu_op *o, unsigned seg)
 
 	if (!fsgsbase_on(c, o))
 		return false;
-	if (!cpu_canonical(c, v)) {
+	if (!sys_canonical_base(c, v)) {
 		cpu_raise_error(c, o, VEC_GP, 0);
 		return false;
 	}
