@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 
 #include "cpu/interp/interp.h"
+#include "cpu/translate/translate.h"
 #include "isa/insn.h"
 
 #define ARENA_SIZE	(96u << 20)
@@ -41,6 +42,7 @@ void cpu_cache_flush(struct vcpu *c)
 {
 	struct cpu_cache *k = c->cache;
 
+	tr_flush(c);
 	memset(k->jump, 0, sizeof(k->jump));
 	memset(k->hash, 0, sizeof(k->hash));
 	k->used = 0;
@@ -173,6 +175,7 @@ static struct cpu_block *build(struct vcpu *c, const struct acc_fetch *page, uns
 	memcpy(b->bytes, bytes, b->n_bytes);
 	b->key = c->block_key;
 	b->epoch = c->verify_epoch;
+	tr_adopt(c, b);
 	c->stats.blocks_decoded++;
 	return b;
 }
@@ -198,13 +201,13 @@ static bool is_current(const struct cpu_block *b)
 	return b->gen == atomic_load_explicit(&b->code->gen, memory_order_relaxed);
 }
 
-static struct cpu_block *find(struct vcpu *c, const struct acc_fetch *page, unsigned off)
+struct cpu_block *cpu_block_peek(struct vcpu *c, const struct mem_code *code, const uint8_t *hva)
 {
-	struct cpu_block **link = &c->cache->hash[hash_of(page->code, off, c->block_key)];
+	struct cpu_block **link = &c->cache->hash[hash_of(code, (uintptr_t)hva & GW_PAGE_MASK, c->block_key)];
 	struct cpu_block *b;
 
 	while ((b = *link)) {
-		if (b->code == page->code && b->hva == page->hva + off && b->key == c->block_key) {
+		if (b->code == code && b->hva == hva && b->key == c->block_key) {
 			if (is_current(b) && (b->epoch == c->verify_epoch || verify(c, b)))
 				return b;
 			*link = b->next;	/* dead; its room comes back with the arena */
@@ -213,6 +216,11 @@ static struct cpu_block *find(struct vcpu *c, const struct acc_fetch *page, unsi
 		link = &b->next;
 	}
 	return NULL;
+}
+
+static struct cpu_block *find(struct vcpu *c, const struct acc_fetch *page, unsigned off)
+{
+	return cpu_block_peek(c, page->code, page->hva + off);
 }
 
 /* Why the fetch was refused becomes the exception or exit of the instruction at c->rip. */
@@ -333,6 +341,11 @@ static enum insn_status decode_at(struct vcpu *c, struct insn *in)
 	st = insn_decode(code, avail, c->mode, c->block_key & KEY_REAL, c->features, in);
 	if (st != INSN_MORE || avail == INSN_MAX_LEN)
 		return st;
+	if (c->mode != INSN_MODE_64 && c->rip + avail > c->seg[SEG_CS].limit) {
+		c->stop = true;
+		cpu_fault(c, VEC_GP, 0);
+		return INSN_MORE;
+	}
 	page = fetch(c, linear_rip(c, c->rip + avail));
 	if (!page)
 		return INSN_MORE;

@@ -98,7 +98,7 @@ static unsigned quirks(const struct insn *in)
 		return Q_GPR;
 	case I_BOUND:
 		return Q_ORDER;
-	case I_PUSHA: case I_ENTER: case I_CALL_IND:
+	case I_PUSHA: case I_ENTER: case I_CALL_IND: case I_CALL_NEAR:
 		return Q_PARTLY;
 	case I_MASKMOVQ:
 		return Q_PARTLY | Q_WHERE | Q_MORE | Q_X87;
@@ -107,9 +107,9 @@ static unsigned quirks(const struct insn *in)
 	case I_VMASKMOVPS: case I_VMASKMOVPD: case I_VPMASKMOVD: case I_VPMASKMOVQ:
 		return Q_PARTLY | Q_WHERE | Q_ORDER;
 	case I_MOVS: case I_STOS: case I_LODS:
-		return Q_COUNT;
+		return Q_COUNT | Q_ORDER;	/* a limit violated by one operand, a page missing at the other */
 	case I_CMPS: case I_SCAS:
-		return Q_COUNT | Q_FLAGS;
+		return Q_COUNT | Q_FLAGS | Q_ORDER;
 	case I_MOVD: case I_MOVQ: case I_MOVNTQ:
 		return Q_X87;
 	default:

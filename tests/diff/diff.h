@@ -5,7 +5,7 @@
  * form.c lists the forms (row x mode x size x register or memory x prefixes), gen.c makes cases of a form, native.c runs cases
  * on the CPU in a sandboxed child, engine.c runs them in a vCPU, compare.c says what must be equal, main.c counts.
  *
- * Both sides see the same linear addresses, at CPL 3: a code page followed by nothing, and data pages
+ * Both sides see the same linear addresses, at CPL 3, in 64-bit, compatibility and 16-bit protected mode: a code page followed by nothing, and data pages
  *	DIFF_DATA - 4096  nothing | read-write | read-write | read-only | nothing
  */
 #ifndef GW_TESTS_DIFF_H
@@ -18,6 +18,11 @@
 #define DIFF_RW_SIZE	0x2000u
 #define DIFF_DATA_SIZE	0x3000u
 #define DIFF_GS_BASE	0x1230ull
+/* 16-bit code runs in segments of its own: CS is the code page, DS, ES and SS start at DIFF_DATA and end in the guard page. */
+#define DIFF_CS16	0x07u
+#define DIFF_DS16	0x0fu
+#define DIFF_CS16_LIMIT	0xfffu
+#define DIFF_DS16_LIMIT	0x37ffu
 #define DIFF_X_SIZE	832u		/* legacy region, header, AVX */
 #define DIFF_PATCH	640u
 
@@ -67,10 +72,14 @@ static inline uint64_t rnd(struct rng *r)
 static inline unsigned below(struct rng *r, unsigned n) { return (unsigned)((rnd(r) >> 32) * n >> 32); }
 static inline bool chance(struct rng *r, unsigned percent) { return below(r, 100) < percent; }
 
+/* Linear; RIP in results is linear too. */
 static inline uint64_t diff_start(const struct diff_case *k)
 {
 	return DIFF_CODE + (k->at_end ? 4096u - k->len + k->beyond : 0x100u);
 }
+
+/* Offset of linear address @la in the data segments of @mode. */
+static inline uint64_t diff_offset(unsigned mode, uint64_t la) { return mode == INSN_MODE_16 ? la - DIFF_DATA : la; }
 
 /* form.c */
 unsigned diff_forms(struct diff_form **out, const bool *features);

@@ -117,6 +117,17 @@ static void set_segment(unsigned n, uint16_t sel, uint8_t type, bool l, bool db,
 				      .g = 1, .unusable = unusable };
 }
 
+static void set_segments16(void)
+{
+	static const uint8_t data[] = { SEG_DS, SEG_ES, SEG_SS };
+
+	c->seg[SEG_CS] = (struct cpu_seg){ .sel = DIFF_CS16, .base = DIFF_CODE, .limit = DIFF_CS16_LIMIT, .type = 11, .s = 1, .dpl = 3,
+					   .present = 1 };
+	for (unsigned i = 0; i < ARRAY_SIZE(data); i++)
+		c->seg[data[i]] = (struct cpu_seg){ .sel = DIFF_DS16, .base = DIFF_DATA, .limit = DIFF_DS16_LIMIT, .type = 3, .s = 1,
+						    .dpl = 3, .present = 1 };
+}
+
 /* As Linux runs user code: 64-bit, or compatibility mode. */
 static void set_mode(unsigned mode)
 {
@@ -131,6 +142,8 @@ static void set_mode(unsigned mode)
 	set_segment(SEG_FS, 0, 0, false, false, true);
 	set_segment(SEG_GS, 0, 0, false, false, true);
 	c->seg[SEG_GS].base = DIFF_GS_BASE;
+	if (mode == INSN_MODE_16)
+		set_segments16();
 	c->seg[SEG_TR].limit = 0;	/* no I/O bitmap */
 	cpu_state_changed(c);
 }
@@ -193,6 +206,11 @@ const bool *diff_features(void)
 
 /* ---- running ------------------------------------------------------------------------------------------------------------------------------------ */
 
+static uint64_t start_rip(const struct diff_case *k)
+{
+	return diff_start(k) - (k->mode == INSN_MODE_16 ? DIFF_CODE : 0);
+}
+
 static void load(const struct diff_case *k)
 {
 	unsigned start = (unsigned)(diff_start(k) - DIFF_CODE), here = k->len - k->beyond;
@@ -210,7 +228,7 @@ static void load(const struct diff_case *k)
 	cpu_memory_touched(c);
 	memcpy(c->gpr, k->gpr, sizeof(k->gpr));
 	c->gpr[GPR_ZERO] = 0;
-	c->rip = diff_start(k);
+	c->rip = start_rip(k);
 	cpu_set_eflags(c, k->flags);
 	memset(&c->ev, 0, sizeof(c->ev));
 	c->shadow = 0;
@@ -279,14 +297,14 @@ void diff_engine_run(const struct diff_case *k, struct diff_result *r, bool alon
 	for (unsigned i = 0; i < 1000; i++) {
 		r->done = step(alone);
 		/* An interruptible string instruction may leave and begin again. */
-		if (!r->done || c->ev.exception.pending || c->rip != diff_start(k) || !k->restarts)
+		if (!r->done || c->ev.exception.pending || c->rip != start_rip(k) || !k->restarts)
 			break;
 	}
 	memcpy(r->gpr, c->gpr, sizeof(r->gpr));
-	r->rip = c->rip;
+	r->rip = c->rip + (k->mode == INSN_MODE_16 ? DIFF_CODE : 0);
 	r->flags = cpu_eflags(c);
 	/* An exception elsewhere is the HLT that follows: the instruction itself retired. */
-	r->fault = c->ev.exception.pending && c->rip == diff_start(k);
+	r->fault = c->ev.exception.pending && c->rip == start_rip(k);
 	r->vector = c->ev.exception.vector;
 	r->error = c->ev.exception.has_error ? c->ev.exception.error : 0;
 	r->cr2 = c->ev.exception.has_payload ? c->ev.exception.payload : 0;

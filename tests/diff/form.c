@@ -152,7 +152,7 @@ unsigned diff_forms(struct diff_form **out, const bool *features)
 		const struct insn_row *r = &insn_rows[row];
 		unsigned first = l.n;
 
-		for (unsigned mode = INSN_MODE_32; mode <= INSN_MODE_64; mode++) {
+		for (unsigned mode = INSN_MODE_16; mode <= INSN_MODE_64; mode++) {
 			if (is_x87_memory(r)) {
 				variants(&l, row, mode, true);
 				continue;

@@ -158,7 +158,7 @@ struct enc {
 	const struct diff_form *f;
 	const struct insn_row *row;
 	struct rng *r;
-	uint64_t target;	/* where the memory operand is to lie */
+	uint64_t target;	/* offset of the memory operand in its segment */
 	struct diff_case *k;
 	unsigned rip_fix;	/* offset of a RIP-relative displacement, 0 none */
 	bool a67, gs;
@@ -192,11 +192,18 @@ static void put(struct enc *e, uint64_t v, unsigned n)
 	e->k->len = (uint8_t)(e->k->len + n);
 }
 
-static uint64_t address_mask(const struct enc *e)
+static unsigned address_size(const struct enc *e)
 {
 	if (e->f->mode == INSN_MODE_64)
-		return e->a67 ? 0xffffffff : ~0ull;
-	return 0xffffffff;
+		return e->a67 ? 4 : 8;
+	return (e->f->mode == INSN_MODE_16) != e->a67 ? 2 : 4;
+}
+
+static uint64_t address_mask(const struct enc *e)
+{
+	unsigned size = address_size(e);
+
+	return size == 8 ? ~0ull : size == 4 ? 0xffffffff : 0xffff;
 }
 
 /* Vector indices: small, in both widths, so that elements fall around the target. */
@@ -214,6 +221,29 @@ static void vsib_index(struct enc *e, unsigned n)
 	}
 }
 
+/* The eight 16-bit forms. */
+static void put_memory16(struct enc *e, unsigned reg)
+{
+	static const uint8_t base[8] = { RBX, RBX, RBP, RBP, RSI, RDI, RBP, RBX };
+	static const uint8_t index[4] = { RSI, RDI, RSI, RDI };
+	unsigned rm = below(e->r, 8), mod = below(e->r, 3);
+	uint16_t disp = mod == 0 ? 0 : mod == 1 ? (uint16_t)(int8_t)rnd(e->r) : (uint16_t)rnd(e->r), ea = (uint16_t)e->target;
+	uint64_t idx = 0;
+
+	put(e, mod << 6 | (reg & 7) << 3 | rm, 1);
+	if (mod == 0 && rm == 6) {
+		put(e, ea, 2);
+		return;
+	}
+	if (mod)
+		put(e, disp, mod);
+	if (rm < 4) {
+		idx = chance(e->r, 80) ? below(e->r, 2000) : rnd(e->r) & 0xffffffff;
+		e->k->gpr[index[rm]] = idx;
+	}
+	e->k->gpr[base[rm]] = (uint16_t)(ea - idx - disp) | (chance(e->r, 30) ? rnd(e->r) & 0xffff0000 : 0);
+}
+
 /* ModRM.rm, SIB, displacement for @e->target; sets the registers the address is made of. */
 static void put_memory(struct enc *e, unsigned reg)
 {
@@ -225,6 +255,10 @@ static void put_memory(struct enc *e, unsigned reg)
 	uint64_t ea = e->target - (e->gs ? DIFF_GS_BASE : 0), mask = address_mask(e);
 
 	ea &= mask;
+	if (address_size(e) == 2) {
+		put_memory16(e, reg);
+		return;
+	}
 	if (!vsib && kind == 0) {	/* absolute, or RIP-relative */
 		bool rip = m64 && chance(e->r, 60);
 
@@ -284,7 +318,7 @@ static void put_memory(struct enc *e, unsigned reg)
 static void put_immediates(struct enc *e)
 {
 	const struct diff_form *f = e->f;
-	unsigned opsize = e->row->attr & IA_BYTE ? 1 : f->p66 ? 2 : f->w ? 8 : 4;
+	unsigned opsize = e->row->attr & IA_BYTE ? 1 : f->p66 != (f->mode == INSN_MODE_16) ? 2 : f->w ? 8 : 4;
 	uint64_t v = interesting(e->r);
 
 	/* Sizes that W or 66 do not decide. */
@@ -312,7 +346,7 @@ static void put_immediates(struct enc *e)
 			put(e, v, opsize == 2 ? 0 : 2);
 			break;
 		case OE_MOFFS:
-			put(e, e->target - (e->gs ? DIFF_GS_BASE : 0), f->mode == INSN_MODE_64 && !e->a67 ? 8 : 4);
+			put(e, e->target - (e->gs ? DIFF_GS_BASE : 0), address_size(e));
 			break;
 		default:
 			break;
@@ -409,7 +443,7 @@ bool diff_encode(const struct diff_form *f, struct rng *r, uint64_t target, stru
 	k->len = 0;
 	k->mode = f->mode;
 	e.gs = m64 && memory && chance(r, 10);
-	e.a67 = m64 && chance(r, 8);
+	e.a67 = chance(r, m64 ? 8 : f->mode == INSN_MODE_16 ? 30 : 4);
 	if (e.gs)
 		put(&e, 0x65, 1);
 	if (e.a67)
@@ -483,15 +517,15 @@ static uint64_t place(const struct diff_form *f, struct rng *r)
 		t = DIFF_DATA + DIFF_RW_SIZE + below(r, 4096 - reach);
 	else
 		t = f->mode == INSN_MODE_64 ? (chance(r, 50) ? 0x0000800000000000ull - below(r, 64) : 0x8000000000000000ull + below(r, 64))
-					    : 0x30000000u + below(r, 4096);
+					    : f->mode == INSN_MODE_16 ? DIFF_DATA + below(r, 0x10000) : 0x30000000u + below(r, 4096);
 	if (align && (locked || chance(r, 85)))
 		t &= ~(uint64_t)(align - 1);
 	return t;
 }
 
-static uint64_t pointer(struct rng *r)
+static uint64_t pointer(const struct diff_form *f, struct rng *r)
 {
-	return DIFF_DATA + (chance(r, 90) ? 256 + below(r, DIFF_RW_SIZE - 512) : chance(r, 50) ? DIFF_DATA_SIZE - below(r, 64) : below(r, 64) - 32ull);
+	return diff_offset(f->mode, DIFF_DATA) + (chance(r, 90) ? 256 + below(r, DIFF_RW_SIZE - 512) : chance(r, 50) ? DIFF_DATA_SIZE - below(r, 64) : below(r, 64) - 32ull);
 }
 
 /* A state image that XRSTOR mostly accepts. */
@@ -609,14 +643,14 @@ static bool implicit(const struct diff_form *f, struct rng *r, uint64_t target, 
 		break;
 	case I_MOVDIR64B:
 		if (in->reg != in->base && in->reg != in->index)
-			g[in->reg] = pointer(r) & (chance(r, 90) ? ~63ull : ~0ull);
+			g[in->reg] = pointer(f, r) & (chance(r, 90) ? ~63ull : ~0ull);
 		break;
 	case I_MASKMOVQ: case I_MASKMOVDQU: case I_VMASKMOVDQU:
 		g[RDI] = target - (in->seg == SEG_GS ? DIFF_GS_BASE : 0);
 		break;
 	case I_JMP_IND: case I_CALL_IND:
 		if (chance(r, 80)) {
-			uint64_t t = DIFF_CODE + below(r, 4096);
+			uint64_t t = (f->mode == INSN_MODE_16 ? 0 : DIFF_CODE) + below(r, 4096);
 
 			if (!f->mem)
 				g[in->rm] = t;
@@ -625,7 +659,7 @@ static bool implicit(const struct diff_form *f, struct rng *r, uint64_t target, 
 		}
 		break;
 	case I_RET_NEAR: {
-		uint64_t t = chance(r, 80) ? DIFF_CODE + below(r, 4096) : rnd(r);
+		uint64_t t = chance(r, 80) ? (f->mode == INSN_MODE_16 ? 0 : DIFF_CODE) + below(r, 4096) : rnd(r);
 
 		g[RSP] = target;
 		memcpy(k->patch, &t, 8);
@@ -636,10 +670,15 @@ static bool implicit(const struct diff_form *f, struct rng *r, uint64_t target, 
 	}
 	if (row->mem == M_STRING) {
 		g[RSI] = target - (in->seg == SEG_GS ? DIFF_GS_BASE : 0);
-		g[RDI] = pointer(r);
+		g[RDI] = pointer(f, r);
 		g[RCX] = below(r, 24);
 		if (in->adsize == 4 && f->mode == INSN_MODE_64 && chance(r, 50))
 			g[RCX] |= 1ull << 40;
+		if (in->adsize == 2 && chance(r, 50)) {
+			g[RCX] |= rnd(r) << 16;
+			g[RSI] = (uint16_t)g[RSI] | rnd(r) << 16;
+			g[RDI] = (uint16_t)g[RDI] | rnd(r) << 16;
+		}
 		if (row->op == I_SCAS || row->op == I_CMPS)
 			k->flags = chance(r, 50) ? k->flags | FLAG_ZF : k->flags;
 	}
@@ -650,7 +689,7 @@ static bool implicit(const struct diff_form *f, struct rng *r, uint64_t target, 
 
 bool diff_generate(const struct diff_form *f, struct rng *r, struct diff_case *k)
 {
-	uint64_t target = place(f, r);
+	uint64_t at = place(f, r), target = diff_offset(f->mode, at);
 	struct insn in;
 
 	k->mode = f->mode;
@@ -658,9 +697,9 @@ bool diff_generate(const struct diff_form *f, struct rng *r, struct diff_case *k
 	k->beyond = 0;
 	diff_random_state(r, k);
 	/* A stack to push to, and often a frame. */
-	k->gpr[RSP] = pointer(r) & (chance(r, 80) ? ~7ull : ~0ull);
+	k->gpr[RSP] = pointer(f, r) & (chance(r, 80) ? ~7ull : ~0ull);
 	if (chance(r, 70))
-		k->gpr[RBP] = pointer(r);
+		k->gpr[RBP] = pointer(f, r);
 	/* The length decides where code at the end of the page starts, which RIP-relative addresses need: encode twice. */
 	if (k->at_end) {
 		struct rng again = *r;
@@ -681,7 +720,7 @@ bool diff_generate(const struct diff_form *f, struct rng *r, struct diff_case *k
 	} else if (!diff_encode(f, r, target, k, &in)) {
 		return false;
 	}
-	fill_patch(f, r, target, k);
+	fill_patch(f, r, at, k);
 	if (!implicit(f, r, target, k, &in))
 		return false;
 	if (f->mode != INSN_MODE_64)

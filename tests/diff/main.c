@@ -52,7 +52,7 @@ static void print_case(const struct diff_case *k, const struct insn *in, const c
 	printf("# %s [", name);
 	for (unsigned i = 0; i < k->len; i++)
 		printf("%s%02x", i ? " " : "", k->code[i]);
-	printf("]%s%s: %s\n", k->mode == INSN_MODE_64 ? "" : " 32-bit", k->at_end ? k->beyond ? " across the page end" : " at the page end" : "", why);
+	printf("]%s%s: %s\n", k->mode == INSN_MODE_64 ? "" : k->mode == INSN_MODE_32 ? " 32-bit" : " 16-bit", k->at_end ? k->beyond ? " across the page end" : " at the page end" : "", why);
 	if (!verbose)
 		return;
 	printf("#   rax %llx rcx %llx rdx %llx rsp %llx rbp %llx rsi %llx rdi %llx flags %x; operand at %x:", (unsigned long long)k->gpr[0],

@@ -19,6 +19,7 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <asm/ldt.h>
 #include <asm/prctl.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -62,6 +63,17 @@ static __attribute__((noreturn)) void leave(int code)
 static const uint8_t greg[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI, REG_R8, REG_R9, REG_R10,
 	REG_R11, REG_R12, REG_R13, REG_R14, REG_R15 };
 
+/* CS and SS are in the frame; DS and ES stay as they are loaded here. */
+static void set_segments(unsigned mode, ucontext_t *uc)
+{
+	uint64_t v = (uint64_t)uc->uc_mcontext.gregs[REG_CSGSFS] & 0x0000ffffffff0000ull;
+	uint64_t cs = mode == INSN_MODE_64 ? 0x33 : mode == INSN_MODE_32 ? 0x23 : DIFF_CS16;
+	uint32_t ds = mode == INSN_MODE_16 ? DIFF_DS16 : 0x2b;
+
+	uc->uc_mcontext.gregs[REG_CSGSFS] = (greg_t)(v | cs | (uint64_t)ds << 48);
+	__asm__ volatile("movl %0, %%ds\n\tmovl %0, %%es" : : "r"(ds));
+}
+
 static void set_up(const struct diff_case *k, ucontext_t *uc)
 {
 	greg_t *g = uc->uc_mcontext.gregs;
@@ -75,9 +87,9 @@ static void set_up(const struct diff_case *k, ucontext_t *uc)
 	copy(code_rw + start, k->code, here);
 	for (unsigned i = 0; i < 16; i++)
 		g[greg[i]] = (greg_t)k->gpr[i];
-	g[REG_RIP] = (greg_t)diff_start(k);
+	g[REG_RIP] = (greg_t)(diff_start(k) - (k->mode == INSN_MODE_16 ? DIFF_CODE : 0));
 	g[REG_EFL] = k->flags | FLAG_TF;
-	g[REG_CSGSFS] = (greg_t)((g[REG_CSGSFS] & ~0xffffll) | (k->mode == INSN_MODE_64 ? 0x33 : 0x23));
+	set_segments(k->mode, uc);
 	copy(x, k->x, 416);
 	copy(&bv, x + 512, 8);
 	bv = (bv & 0x200) | 7;
@@ -86,7 +98,7 @@ static void set_up(const struct diff_case *k, ucontext_t *uc)
 	steps = 0;
 }
 
-static void collect(int sig, const siginfo_t *info, const ucontext_t *uc, struct diff_result *r)
+static void collect(int sig, unsigned mode, const ucontext_t *uc, struct diff_result *r)
 {
 	const greg_t *g = uc->uc_mcontext.gregs;
 	const uint8_t *x = (const uint8_t *)uc->uc_mcontext.fpregs;
@@ -94,13 +106,12 @@ static void collect(int sig, const siginfo_t *info, const ucontext_t *uc, struct
 
 	for (unsigned i = 0; i < 16; i++)
 		r->gpr[i] = (uint64_t)g[greg[i]];
-	r->rip = (uint64_t)g[REG_RIP];
+	r->rip = (uint64_t)g[REG_RIP] + (mode == INSN_MODE_16 ? DIFF_CODE : 0);
 	r->flags = (uint32_t)g[REG_EFL];
 	r->vector = (uint8_t)g[REG_TRAPNO];
 	r->error = (uint32_t)g[REG_ERR];
 	r->cr2 = (uint64_t)g[REG_CR2];
 	r->fault = !(sig == SIGTRAP && r->vector == VEC_DB);
-	(void)info;
 	copy(r->x, x, 416);
 	copy(&bv, x + 512, 8);
 	if (bv & 4)
@@ -138,10 +149,10 @@ static void handler(int sig, siginfo_t *info, void *ctx)
 		const struct diff_case *k = &sh->in[sh->next];
 
 		/* Repeated string instructions trap after every iteration, gathers may between elements. */
-		if (sig == SIGTRAP && (uint64_t)uc->uc_mcontext.gregs[REG_RIP] == diff_start(k) && k->restarts && ++steps < MAX_STEPS)
+		if (sig == SIGTRAP && (uint64_t)uc->uc_mcontext.gregs[REG_RIP] == (k->mode == INSN_MODE_16 ? diff_start(k) - DIFF_CODE : diff_start(k)) && k->restarts && ++steps < MAX_STEPS)
 			return;
 		if (steps < MAX_STEPS)
-			collect(sig, info, uc, &sh->out[sh->next]);
+			collect(sig, k->mode, uc, &sh->out[sh->next]);
 		sh->next++;
 	}
 	started = true;
@@ -149,6 +160,13 @@ static void handler(int sig, siginfo_t *info, void *ctx)
 	if (sh->next >= sh->n)
 		leave(0);
 	set_up(&sh->in[sh->next], uc);
+}
+
+static bool set_descriptor(unsigned sel, uint64_t base, unsigned limit, bool code)
+{
+	struct user_desc d = { .entry_number = sel >> 3, .base_addr = (unsigned)base, .limit = limit, .contents = code ? 2 : 0, .useable = 1 };
+
+	return syscall(SYS_modify_ldt, 0x11, &d, sizeof(d)) == 0;
 }
 
 static void lock_down(void)
@@ -187,8 +205,8 @@ static void child(void)
 			leave(3);
 	if (syscall(SYS_arch_prctl, ARCH_SET_GS, DIFF_GS_BASE))
 		leave(3);
-	/* 32-bit code needs data segments that 64-bit code does without; the kernel keeps them as they are. */
-	__asm__ volatile("movl %0, %%ds\n\tmovl %0, %%es" : : "r"(0x2b));
+	if (!set_descriptor(DIFF_CS16, DIFF_CODE, DIFF_CS16_LIMIT, true) || !set_descriptor(DIFF_DS16, DIFF_DATA, DIFF_DS16_LIMIT, false))
+		leave(3);
 	(void)diff_pattern();
 	/* A first access must find the pages present: the error code tells. */
 	for (unsigned i = 0; i < DIFF_DATA_SIZE; i += 4096)

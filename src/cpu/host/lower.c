@@ -101,14 +101,20 @@ static __attribute__((noinline)) bool mf_pending(struct vcpu *c, const struct cp
 
 /* ---- memory operands ----------------------------------------------------------------------------------------------------------------- */
 
+/* Misalignment has priority over what the segment or the walk would say. */
 static inline bool operand(struct vcpu *c, const struct cpu_op *o, unsigned rights, uint64_t *la)
 {
-	if (!cpu_la(c, o, o->memsize, rights, la))
-		return false;
-	if (unlikely(o->flags & OP_ALIGN && *la & (o->memsize - 1u))) {
-		if (!mf_pending(c, o))
-			cpu_raise_error(c, o, VEC_GP, 0);
-		return false;
+	uint64_t ea = cpu_ea(c, o);
+
+	*la = ea + c->seg_base[o->seg];
+	if (unlikely(o->flags & (OP_ALIGN | OP_CHECK_SEG))) {
+		if (o->flags & OP_ALIGN && *la & (o->memsize - 1u)) {
+			if (!mf_pending(c, o))
+				cpu_raise_error(c, o, VEC_GP, 0);
+			return false;
+		}
+		if (o->flags & OP_CHECK_SEG)
+			return !mf_pending(c, o) && cpu_seg_linear(c, o, o->seg, ea, o->memsize, rights, la);
 	}
 	return true;
 }
@@ -141,36 +147,29 @@ static bool x87_store_suppressed(const struct cpu_op *o)
 }
 
 /*
- * The same when exceptions are unmasked: whether it stores at all is known only afterwards, and a store that does not happen
- * cannot fault. So it is executed first, and undone if memory refuses.
+ * Stores that are executed before their operand is judged. An x87 store with exceptions unmasked: whether it stores at all is
+ * known only afterwards, and a store that does not happen cannot fault; it is undone if memory refuses. VCVTPS2PH: its SIMD
+ * exception has priority over the store's fault, and the flags are noted even then.
  */
-static __attribute__((noinline)) bool x87_store_unmasked(struct vcpu *c, const struct cpu_op *o, uint64_t la)
+static __attribute__((noinline)) bool late_store(struct vcpu *c, const struct cpu_op *o)
 {
+	bool x87 = (o->aux & AUX_GATE) == GATE_X87;
 	_Alignas(64) uint8_t bounce[64];
-	struct cpu_ref r;
 	struct host_fx before;
+	struct cpu_ref r;
+	uint64_t la;
 
-	host_fx_save(&before);
+	if (x87)
+		host_fx_save(&before);
 	if (!exec(c, o, bounce))
 		return false;
-	if (x87_store_suppressed(o))
+	if (x87 && x87_store_suppressed(o))
 		return true;
-	if (!cpu_ref_get(c, o, la, o->memsize, ACC_W, &r)) {
-		host_fx_restore(&before);
+	if (!cpu_la(c, o, o->memsize, ACC_W, &la) || !cpu_ref_get(c, o, la, o->memsize, ACC_W, &r)) {
+		if (x87)
+			host_fx_restore(&before);
 		return false;
 	}
-	cpu_ref_store(c, o, &r, bounce);
-	return true;
-}
-
-/* VCVTPS2PH: its SIMD exception has priority over the store's fault, and the flags are noted even then. */
-static bool rounded_store(struct vcpu *c, const struct cpu_op *o, uint64_t la)
-{
-	_Alignas(64) uint8_t bounce[64];
-	struct cpu_ref r;
-
-	if (!exec(c, o, bounce) || !cpu_ref_get(c, o, la, o->memsize, ACC_W, &r))
-		return false;
 	cpu_ref_store(c, o, &r, bounce);
 	return true;
 }
@@ -185,6 +184,11 @@ static bool x87_is_unmasked(const struct cpu_op *o)
 	return ~fcw & 0x1f;
 }
 
+static bool stores_late(const struct cpu_op *o)
+{
+	return o->aux & AUX_MXCSR || x87_is_unmasked(o);
+}
+
 static __attribute__((noinline)) bool store_slow(struct vcpu *c, const struct cpu_op *o, uint64_t la)
 {
 	_Alignas(64) uint8_t bounce[64];
@@ -192,10 +196,8 @@ static __attribute__((noinline)) bool store_slow(struct vcpu *c, const struct cp
 
 	if (mf_pending(c, o))
 		return false;
-	if (x87_is_unmasked(o))
-		return x87_store_unmasked(c, o, la);
-	if (o->aux & AUX_MXCSR)
-		return rounded_store(c, o, la);
+	if (stores_late(o))
+		return late_store(c, o);
 	if (!cpu_ref_get(c, o, la, o->memsize, ACC_W, &r))
 		return false;
 	if (r.p && !r.code)
@@ -223,6 +225,10 @@ static inline bool store(struct vcpu *c, const struct cpu_op *o, uint64_t *la)
 {
 	uint8_t *p;
 
+	if (unlikely(o->flags & OP_CHECK_SEG) && stores_late(o)) {
+		*la = cpu_ea(c, o) + c->seg_base[o->seg];
+		return late_store(c, o);
+	}
 	if (unlikely(!operand(c, o, ACC_W, la)))
 		return false;
 	p = acc_probe_w(&c->acc, *la, o->memsize);

@@ -28,20 +28,27 @@ static unsigned runs_of(const uint8_t *mask, unsigned n, unsigned size, struct r
 	return k;
 }
 
-static bool judge_runs(struct vcpu *c, const struct cpu_op *o, uint64_t la, const struct run *run, unsigned n, unsigned rights,
-		       struct cpu_ref *r)
+/* Segment limits too count only for what is accessed; offsets wrap at 4 GiB. */
+static bool judge_runs(struct vcpu *c, const struct cpu_op *o, const struct run *run, unsigned n, unsigned rights, struct cpu_ref *r)
 {
-	for (unsigned i = 0; i < n; i++)
-		if (!cpu_ref_get(c, o, la + run[i].off, run[i].len, rights, &r[i]))
+	uint64_t ea = cpu_ea(c, o);
+
+	for (unsigned i = 0; i < n; i++) {
+		uint64_t la = ea + run[i].off + c->seg_base[o->seg];
+
+		if (o->flags & OP_CHECK_SEG && !cpu_seg_linear(c, o, o->seg, (uint32_t)(ea + run[i].off), run[i].len, rights, &la))
 			return false;
+		if (!cpu_ref_get(c, o, la, run[i].len, rights, &r[i]))
+			return false;
+	}
 	return true;
 }
 
-static bool store_runs(struct vcpu *c, const struct cpu_op *o, uint64_t la, const struct run *run, unsigned n, const uint8_t *data)
+static bool store_runs(struct vcpu *c, const struct cpu_op *o, const struct run *run, unsigned n, const uint8_t *data)
 {
 	struct cpu_ref r[MAX_RUNS];
 
-	if (!judge_runs(c, o, la, run, n, ACC_W, r))
+	if (!judge_runs(c, o, run, n, ACC_W, r))
 		return false;
 	for (unsigned i = 0; i < n; i++)
 		cpu_ref_store(c, o, &r[i], data + run[i].off);
@@ -68,7 +75,6 @@ static bool byte_masked(struct vcpu *c, const struct cpu_op *o)
 	unsigned size = o->iop == I_MASKMOVQ ? 8 : 16, n;
 	uint8_t data[16] = { 0 }, mask[16] = { 0 };
 	struct run run[MAX_RUNS];
-	uint64_t la;
 
 	if (!host_gate_open(c, o))
 		return false;
@@ -89,10 +95,8 @@ static bool byte_masked(struct vcpu *c, const struct cpu_op *o)
 		memcpy(data, c->fpu.area + XMM_OF(o->reg), 16);
 		memcpy(mask, c->fpu.area + XMM_OF(o->rm), 16);
 	}
-	if (!cpu_la(c, o, size, ACC_W, &la))
-		return false;
 	n = runs_of(mask, size, 1, run);
-	if (!store_runs(c, o, la, run, n, data))
+	if (!store_runs(c, o, run, n, data))
 		return false;
 	if (size == 8) {
 		uint8_t *fx = c->fpu.area, st[128];
@@ -115,7 +119,7 @@ static void mask_of(const struct vcpu *c, const struct cpu_op *o, uint8_t v[32])
 }
 
 /* Not wholly remembered as allowed: only the elements the mask selects count. */
-static __attribute__((noinline)) bool masked_load_slow(struct vcpu *c, const struct cpu_op *o, uint64_t la)
+static __attribute__((noinline)) bool masked_load_slow(struct vcpu *c, const struct cpu_op *o)
 {
 	_Alignas(64) uint8_t buf[32] = { 0 };
 	struct cpu_ref r[MAX_RUNS];
@@ -125,7 +129,7 @@ static __attribute__((noinline)) bool masked_load_slow(struct vcpu *c, const str
 
 	mask_of(c, o, mask);
 	n = runs_of(mask, o->memsize / o->opsize, o->opsize, run);
-	if (!judge_runs(c, o, la, run, n, ACC_R, r))
+	if (!judge_runs(c, o, run, n, ACC_R, r))
 		return false;
 	for (unsigned i = 0; i < n; i++)
 		if (!cpu_ref_load(c, o, &r[i], buf + run[i].off))
@@ -135,19 +139,19 @@ static __attribute__((noinline)) bool masked_load_slow(struct vcpu *c, const str
 
 static bool masked_load(struct vcpu *c, const struct cpu_op *o)
 {
-	uint64_t la;
+	uint64_t la = cpu_ea(c, o) + c->seg_base[o->seg];
 	uint8_t *p;
 
-	if (!host_gate_open(c, o) || !cpu_la(c, o, o->memsize, ACC_R, &la))
+	if (!host_gate_open(c, o))
 		return false;
 	p = acc_probe_r(&c->acc, la, o->memsize);
-	if (unlikely(!p))
-		return masked_load_slow(c, o, la);
+	if (unlikely(!p || o->flags & OP_CHECK_SEG))
+		return masked_load_slow(c, o);
 	c->cur = o;
 	return host_exec(c, o, p);
 }
 
-static __attribute__((noinline)) bool masked_store_slow(struct vcpu *c, const struct cpu_op *o, uint64_t la)
+static __attribute__((noinline)) bool masked_store_slow(struct vcpu *c, const struct cpu_op *o)
 {
 	struct run run[MAX_RUNS];
 	uint8_t mask[32], data[32];
@@ -156,19 +160,19 @@ static __attribute__((noinline)) bool masked_store_slow(struct vcpu *c, const st
 	mask_of(c, o, mask);
 	ymm_get(c, o->reg, data);
 	n = runs_of(mask, o->memsize / o->opsize, o->opsize, run);
-	return store_runs(c, o, la, run, n, data);
+	return store_runs(c, o, run, n, data);
 }
 
 static bool masked_store(struct vcpu *c, const struct cpu_op *o)
 {
-	uint64_t la;
+	uint64_t la = cpu_ea(c, o) + c->seg_base[o->seg];
 	uint8_t *p;
 
-	if (!host_gate_open(c, o) || !cpu_la(c, o, o->memsize, ACC_W, &la))
+	if (!host_gate_open(c, o))
 		return false;
 	p = acc_probe_w(&c->acc, la, o->memsize);
-	if (unlikely(!p))
-		return masked_store_slow(c, o, la);
+	if (unlikely(!p || o->flags & OP_CHECK_SEG))
+		return masked_store_slow(c, o);
 	c->cur = o;
 	return host_exec(c, o, p);
 }

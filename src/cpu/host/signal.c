@@ -16,6 +16,7 @@
 #include <ucontext.h>
 
 #include "cpu/host/host_private.h"
+#include "cpu/translate/translate.h"
 
 static const int signals[] = { SIGFPE, SIGSEGV, SIGBUS, SIGILL };
 #define N_SIGNALS ARRAY_SIZE(signals)
@@ -45,9 +46,10 @@ void cpu_signal_guard_leave(struct cpu_signal_guard *g)
 static bool in_guest_memory(const struct vcpu *c, uintptr_t addr)
 {
 	const struct mem_map *map = c->acc.map;
+	uint64_t offset;
 
 	for (unsigned i = 0; map && i < map->n; i++)
-		if (addr - (uintptr_t)map->slot[i].hva < map->slot[i].n_pages << GW_PAGE_SHIFT)
+		if (mem_slot_has_hva(&map->slot[i], addr, &offset))
 			return true;
 	return false;
 }
@@ -61,6 +63,18 @@ static bool stub_fault(struct vcpu *c, ucontext_t *uc)
 		return false;
 	r[REG_RAX] = r[REG_TRAPNO] ? r[REG_TRAPNO] : VEC_PF;
 	r[REG_RIP] = (greg_t)(uintptr_t)c->host->fault_return;
+	return true;
+}
+
+/* In translated code: the handler of the instruction is executed instead, and faults as it does in the interpreter. */
+static bool translated_fault(struct vcpu *c, ucontext_t *uc)
+{
+	greg_t *r = uc->uc_mcontext.gregs;
+	uintptr_t to = tr_fault(c, (uintptr_t)r[REG_RIP]);
+
+	if (!to)
+		return false;
+	r[REG_RIP] = (greg_t)to;
 	return true;
 }
 
@@ -130,7 +144,7 @@ static void handler(int sig, siginfo_t *info, void *ctx)
 	int err = errno;
 
 	if (g && info->si_code > 0) {
-		if (stub_fault(g->c, ctx))
+		if (stub_fault(g->c, ctx) || translated_fault(g->c, ctx))
 			return;
 		memory_fault(g, sig, info, ctx);
 	}
