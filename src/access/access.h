@@ -153,6 +153,15 @@ enum acc_verdict acc_check(struct acc_request *rq, struct acc_result *out);
  */
 enum acc_verdict acc_check_all(struct acc_request *rq, struct acc_result *out, enum acc_verdict *verdict, unsigned n, unsigned *which);
 
+/*
+ * @len bytes of one page as the client could see them, for dumps and debuggers: never from a private page, or from a store that
+ * the client has no descriptor of. False: nothing to be seen. Not inside acc_enter() of another VM.
+ */
+bool acc_peek(struct acc_vm *vm, struct gpa gpa, void *buf, unsigned len);
+
+/* [hva, hva + len) holds something else now: what was decoded from it is dead. The vCPUs have forgotten it already, or will. */
+void acc_code_drop(struct acc_vm *vm, const uint8_t *hva, uint64_t len);
+
 /* Translate without judging or A/D writes, for KVM_TRANSLATE and dump. Returns ALLOW with rq->gpa, or FAULT. */
 enum acc_verdict acc_translate(struct acc_request *rq, struct acc_result *out);
 

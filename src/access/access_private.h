@@ -161,7 +161,14 @@ unsigned acc_rights_of(const struct acc_cpu *cpu, enum acc_mode mode, const stru
 /* Pass 2 for one request whose gpa is known: slot, kind, guards. */
 enum acc_verdict acc_judge(const struct mem_map *map, const struct acc_request *rq, struct acc_result *out);
 
-/* Every guard after @from is told that @rq was refused. */
+/*
+ * The first check of all: is the frame private or shared, and may this request have it? Then where its bytes are. ALLOW with
+ * *hva; DEVICE: nothing is there; EXIT with out->exit; RETRY: on its way out. Nothing is allocated, whatever the answer.
+ * @slot NULL: none.
+ */
+enum acc_verdict acc_side(const struct mem_map *map, const struct acc_request *rq, const struct mem_slot *slot, struct acc_result *out,
+			  uint8_t **hva);
+
 const struct mem_slot *acc_slot(const struct acc_request *rq, const struct mem_map *map, struct gfn gfn);
 
 static inline struct acc_vm *acc_rq_vm(const struct acc_request *rq) { return rq->cpu ? rq->cpu->vm : rq->vm; }

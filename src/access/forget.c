@@ -290,7 +290,14 @@ static bool stays(const struct mem_map *map, const struct mem_slot *s)
 {
 	const struct mem_slot *now = mem_slot_of_gfn(map, s->first);
 
-	return now && now->first.v == s->first.v && now->n_pages == s->n_pages && now->hva == s->hva;
+	return now && now->first.v == s->first.v && now->n_pages == s->n_pages && now->hva == s->hva && now->gmem_hva == s->gmem_hva;
+}
+
+void acc_code_drop(struct acc_vm *vm, const uint8_t *hva, uint64_t len)
+{
+	pthread_mutex_lock(&vm->code_lock);
+	mem_code_drop(vm->code, hva, len);
+	pthread_mutex_unlock(&vm->code_lock);
 }
 
 static void frames_left(struct acc_vm *vm, const struct mem_slot *s)
@@ -299,11 +306,10 @@ static void frames_left(struct acc_vm *vm, const struct mem_slot *s)
 		if (vm->guards->guard[i].ops->forget)
 			vm->guards->guard[i].ops->forget(vm->guards->guard[i].state, s->first, s->n_pages);
 	/* The client may use the memory for something else before it gives it back to us. */
-	if (s->hva) {
-		pthread_mutex_lock(&vm->code_lock);
-		mem_code_drop(vm->code, s->hva, s->n_pages << GW_PAGE_SHIFT);
-		pthread_mutex_unlock(&vm->code_lock);
-	}
+	if (s->hva)
+		acc_code_drop(vm, s->hva, s->n_pages << GW_PAGE_SHIFT);
+	if (s->gmem_hva)
+		acc_code_drop(vm, s->gmem_hva, s->n_pages << GW_PAGE_SHIFT);
 }
 
 const struct mem_map *acc_vm_map(struct acc_vm *vm)

@@ -8,8 +8,10 @@
  */
 #include <assert.h>
 #include <errno.h>
+#include <string.h>
 
 #include "access/access_private.h"
+#include "mem/gmem.h"
 
 #define MAX_RETRIES	64	/* before looking whether the vCPU is wanted elsewhere */
 
@@ -22,27 +24,116 @@ static void result_reset(struct acc_result *out)
 	out->data_len = 0;
 }
 
-/* Slot and page kind. */
-static enum acc_verdict judge_slot(const struct mem_map *map, const struct acc_request *rq, struct acc_result *out,
-				   const struct mem_slot **slot)
-{
-	const struct mem_slot *s = acc_slot(rq, map, gpa_gfn(rq->gpa));
+/* ---- kind and side ---------------------------------------------------------------------------------------------------- */
 
-	*slot = s;
+#define FAULT_PRIVATE	BIT64(3)	/* KVM_MEMORY_EXIT_FLAG_PRIVATE */
+
+static enum acc_verdict memory_fault(const struct acc_request *rq, struct acc_result *out, bool asked_private)
+{
+	out->exit = (struct acc_exit){ .reason = ACC_EXIT_MEMORY_FAULT, .err = -EFAULT,
+				       .data = { asked_private ? FAULT_PRIVATE : 0, rq->gpa.v & ~GW_PAGE_MASK, GW_PAGE_SIZE } };
+	return ACC_EXIT;
+}
+
+/* The guest, or the engine in its place; not the host writing structures it shares with the guest, devices or the client. */
+static bool is_guest(const struct acc_request *rq)
+{
+	return rq->origin == ACC_INSN || rq->origin == ACC_ENGINE;
+}
+
+/* In the guest_memfd. Without one, or when it is closed, there is nothing to be had. */
+static enum acc_verdict gmem_side(const struct acc_request *rq, const struct mem_slot *s, struct acc_result *out, bool asked_private,
+				  uint8_t **hva)
+{
+	if (!s || !(s->flags & MEM_GMEM) || atomic_load(&s->gmem->is_closed))
+		return memory_fault(rq, out, asked_private);
+	if (mem_gmem_is_busy(s->gmem, s->gmem_page + (gpa_gfn(rq->gpa).v - s->first.v)))
+		return ACC_RETRY;
+	*hva = mem_slot_gmem_hva(s, rq->gpa);
+	return ACC_ALLOW;
+}
+
+static enum acc_verdict client_side(const struct acc_request *rq, const struct mem_slot *s, struct acc_result *out, uint8_t **hva)
+{
 	if (!s)
 		return ACC_DEVICE;
-	if (unlikely(!s->hva)) {
-		/* A slot without a mapping is legal; touching it is the client's mistake. */
-		out->exit = (struct acc_exit){ .reason = ACC_EXIT_MEMORY_FAULT, .err = -EFAULT, .data = { 0, rq->gpa.v & ~GW_PAGE_MASK, GW_PAGE_SIZE } };
-		return ACC_EXIT;
+	/* A slot without a mapping is legal; touching it is the client's mistake. */
+	if (unlikely(!s->hva))
+		return memory_fault(rq, out, false);
+	*hva = mem_slot_hva(s, rq->gpa);
+	return ACC_ALLOW;
+}
+
+/*
+ * A private side of its own and a client's side: populating the second while the first holds a page is what F_SEAL_AUTO_ALLOCATE
+ * was to prevent. Looking at presence allocates nothing.
+ */
+static bool is_second_side(const struct mem_slot *s, const struct acc_request *rq, bool private_side)
+{
+	const uint8_t *in_gmem = (const uint8_t *)((uintptr_t)mem_slot_gmem_hva(s, rq->gpa) & ~(uintptr_t)GW_PAGE_MASK);
+	const uint8_t *in_client = (const uint8_t *)((uintptr_t)mem_slot_hva(s, rq->gpa) & ~(uintptr_t)GW_PAGE_MASK);
+	uint8_t here, there;
+
+	return mem_is_resident(private_side ? in_gmem : in_client, 1, &here) && !here &&
+	       mem_is_resident(private_side ? in_client : in_gmem, 1, &there) && there;
+}
+
+enum acc_verdict acc_side(const struct mem_map *map, const struct acc_request *rq, const struct mem_slot *s, struct acc_result *out,
+			  uint8_t **hva)
+{
+	bool is_private = map->kinds && mem_kinds_is_private(map->kinds, gpa_gfn(rq->gpa));
+	/* Where the guest has no bit of its own to say which kind it wants, it wants what the page is. Nobody else wants private. */
+	bool asked = is_guest(rq) && !map->is_kind_asked ? is_private : rq->private_bit;
+	bool in_gmem = is_private || (s && (s->flags & MEM_GMEM_ONLY));
+	enum acc_verdict v;
+
+	if (unlikely(asked != is_private))
+		return memory_fault(rq, out, asked);
+	/* Bytes that no descriptor leads to are for the guest, and for what the host writes where the guest told it to. */
+	if (in_gmem && !is_private && (rq->origin == ACC_IOCTL || rq->origin == ACC_DMA) && s->gmem->ops->is_secret)
+		in_gmem = false;
+	v = in_gmem ? gmem_side(rq, s, out, asked, hva) : client_side(rq, s, out, hva);
+	if (unlikely(map->is_strict) && v == ACC_ALLOW && s->flags & MEM_GMEM && !(s->flags & MEM_GMEM_ONLY) && s->hva &&
+	    is_second_side(s, rq, in_gmem))
+		return memory_fault(rq, out, asked);
+	return v;
+}
+
+static enum acc_verdict judge_slot(const struct mem_map *map, const struct acc_request *rq, struct acc_result *out)
+{
+	const struct mem_slot *s = acc_slot(rq, map, gpa_gfn(rq->gpa));
+	enum acc_verdict v;
+
+	if (likely(s && s->hva && !map->kinds && !(s->flags & MEM_GMEM))) {
+		out->hva = mem_slot_hva(s, rq->gpa);
+	} else {
+		v = acc_side(map, rq, s, out, &out->hva);
+		if (v != ACC_ALLOW)
+			return v;
 	}
-	out->hva = mem_slot_hva(s, rq->gpa);
 	out->silent = ACC_R | ACC_X;
 	if (!(s->flags & MEM_READONLY))
 		out->silent |= ACC_W;
 	else if (rq->rights & ACC_W)
 		return ACC_DEVICE;
 	return ACC_ALLOW;
+}
+
+bool acc_peek(struct acc_vm *vm, struct gpa gpa, void *buf, unsigned len)
+{
+	struct acc_request rq = { .vm = vm, .origin = ACC_IOCTL, .rights = ACC_R, .len = (uint16_t)len, .by_gpa = true, .gpa = gpa };
+	const struct mem_map *map;
+	struct acc_result out;
+	uint8_t *hva;
+	bool ok;
+
+	acc_host_begin(vm);
+	map = acc_vm_map(vm);
+	ok = acc_side(map, &rq, mem_slot_of_gfn(map, gpa_gfn(gpa)), &out, &hva) == ACC_ALLOW;
+	if (ok)
+		memcpy(buf, hva, len);
+	acc_host_end(vm);
+	return ok;
 }
 
 static bool is_denial(enum acc_verdict v, const struct acc_request *rq, const struct acc_result *out)
@@ -94,11 +185,10 @@ static enum acc_verdict ask_guards(const struct acc_guards *g, const struct acc_
 enum acc_verdict acc_judge(const struct mem_map *map, const struct acc_request *rq, struct acc_result *out)
 {
 	const struct acc_guards *g = acc_rq_vm(rq)->guards;
-	const struct mem_slot *slot;
 	enum acc_verdict v;
 
 	result_reset(out);
-	v = judge_slot(map, rq, out, &slot);
+	v = judge_slot(map, rq, out);
 	if (v == ACC_ALLOW && g->n)
 		v = ask_guards(g, rq, out);
 	return v;

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "access/access_private.h"
+#include "mem/gmem.h"
 
 #define ADDR_MASK	0x000ffffffffff000ull
 #define MAX_RESTARTS	1000	/* of one walk; then acc_check() looks whether the vCPU is wanted elsewhere */
@@ -164,10 +165,36 @@ static __attribute__((noinline)) enum acc_verdict read_judged(const struct walke
 	return ACC_ALLOW;
 }
 
+/* As read_entry, where frames may be private. A table outside all slots reads as not present; one in a slot without memory exits. */
+static __attribute__((noinline)) enum acc_verdict read_sided(const struct walker *k, struct entry *e)
+{
+	struct acc_request rq = *k->rq;
+	enum acc_verdict v;
+
+	rq.gpa = e->gpa;
+	/* A guest that says which kind it wants says it for its tables in CR3 and in each entry; that room will say it here. */
+	rq.private_bit = k->map->is_kind_asked && k->rq->private_bit;
+	v = acc_side(k->map, &rq, e->slot, k->out, &e->hva);
+	/* The client may not look into private tables: for it, nothing is there. */
+	if (v == ACC_EXIT && (rq.origin == ACC_IOCTL || rq.origin == ACC_DMA))
+		v = ACC_DEVICE;
+	if (v != ACC_ALLOW) {
+		k->out->guard = ACC_NO_GUARD;
+		return v;
+	}
+	e->frozen = (e->slot->flags & MEM_READONLY) != 0;
+	if (unlikely(k->judged))
+		return read_judged(k, e);
+	e->value = load_entry(e->hva, k->size);
+	return ACC_ALLOW;
+}
+
 /* Read the entry at e->gpa. DEVICE: there is no memory. */
 static inline enum acc_verdict read_entry(const struct walker *k, struct entry *e)
 {
 	e->slot = acc_slot(k->rq, k->map, gpa_gfn(e->gpa));
+	if (unlikely(k->map->kinds || (e->slot && (e->slot->flags & MEM_GMEM))))
+		return read_sided(k, e);
 	if (unlikely(!e->slot || !e->slot->hva))
 		return ACC_DEVICE;
 	e->hva = mem_slot_hva(e->slot, e->gpa);
@@ -276,6 +303,12 @@ static uint64_t leaf_address(const struct walker *k, unsigned shift, uint64_t e)
 	return (e & ADDR_MASK & ~(BIT64(shift) - 1)) | inside;
 }
 
+/* What guards are told. A guest that asks for a kind has it in its entries: not built here. */
+static bool kind_of(const struct mem_map *map, struct gpa gpa)
+{
+	return unlikely(map->kinds) && mem_kinds_is_private(map->kinds, gpa_gfn(gpa));
+}
+
 /* The address is translated: judge it by the tables, set A, and leave D to the commit. */
 static enum acc_verdict finish(const struct walker *k, struct acc_request *rq, struct acc_walk *w, const struct entry *e, unsigned shift)
 {
@@ -284,7 +317,7 @@ static enum acc_verdict finish(const struct walker *k, struct acc_request *rq, s
 	rq->gpa = GPA(leaf_address(k, shift, e->value));
 	rq->page_shift = (uint8_t)shift;
 	rq->user_translation = w->user;
-	rq->private_bit = false;
+	rq->private_bit = kind_of(k->map, rq->gpa);
 	w->global = (e->value & PTE_G) && (k->cpu->cr4 & CR4_PGE);
 	w->dirty = (e->value & PTE_D) != 0;
 	w->pkey = (k->cpu->efer & EFER_LMA) ? e->value >> 59 & 15 : 0;
@@ -374,12 +407,12 @@ static bool canonical(const struct acc_cpu *cpu, uint64_t la)
 	return (uint64_t)((int64_t)(la << unused) >> unused) == la;
 }
 
-static enum acc_verdict without_paging(struct acc_request *rq, struct acc_walk *w)
+static enum acc_verdict without_paging(const struct mem_map *map, struct acc_request *rq, struct acc_walk *w)
 {
 	rq->gpa = GPA(rq->gva.v & 0xffffffffu);
 	rq->page_shift = GW_PAGE_SHIFT;
 	rq->user_translation = true;
-	rq->private_bit = false;
+	rq->private_bit = kind_of(map, rq->gpa);
 	*w = (struct acc_walk){ .allowed = ACC_R | ACC_W | ACC_X, .user = true, .writable = true, .dirty = true };
 	return ACC_ALLOW;
 }
@@ -396,7 +429,7 @@ enum acc_verdict acc_walk(const struct mem_map *map, struct acc_request *rq, str
 
 	w->known = false;
 	if (!(cpu->cr0 & CR0_PG))
-		return without_paging(rq, w);
+		return without_paging(map, rq, w);
 	if ((cpu->efer & EFER_LMA) && unlikely(!canonical(cpu, rq->gva.v))) {
 		out->guard = ACC_NO_GUARD;
 		out->event = (struct acc_event){ .vector = rq->stack ? VEC_SS : VEC_GP, .has_error = true };

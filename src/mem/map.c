@@ -78,6 +78,8 @@ int mem_map_change(const struct mem_map *old, const struct mem_slot *s, struct m
 	map->n = 0;
 	map->generation = (old ? old->generation : 0) + 1;
 	map->kinds = old ? old->kinds : NULL;
+	map->is_kind_asked = old && old->is_kind_asked;
+	map->is_strict = old && old->is_strict;
 	for (unsigned i = 0; i < n_old; i++) {
 		if (old->slot[i].id == s->id)
 			continue;

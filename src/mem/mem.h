@@ -36,7 +36,10 @@ struct mem_slot {
 struct mem_map {
 	unsigned n;
 	unsigned generation;
-	struct mem_kinds *kinds;	/* private or shared, by frame; NULL: all shared. Handed on from map to map, not owned */
+	/* Handed on from map to map. */
+	struct mem_kinds *kinds;	/* private or shared, by frame; NULL: all shared. Not owned */
+	bool is_kind_asked;		/* the guest says in its translations which kind it wants; false: it takes what is there */
+	bool is_strict;			/* a page is not to be populated on both sides */
 	struct mem_slot slot[];		/* sorted by first */
 };
 

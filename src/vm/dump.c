@@ -71,14 +71,7 @@ static void put_line(void *opaque, const char *text)
 
 static bool peek_gpa(struct vm_vcpu *v, uint64_t gpa, void *buf, unsigned len)
 {
-	const struct mem_slot *s;
-
-	acc_host_begin(v->vm->acc);
-	s = acc_vm_map(v->vm->acc) ? mem_slot_of_gfn(acc_vm_map(v->vm->acc), gpa_gfn(GPA(gpa))) : NULL;
-	if (s)
-		memcpy(buf, mem_slot_hva(s, GPA(gpa)), len);
-	acc_host_end(v->vm->acc);
-	return s;
+	return acc_peek(v->vm->acc, GPA(gpa), buf, len);
 }
 
 static bool translate(struct vm_vcpu *v, uint64_t gva, uint64_t *gpa)

@@ -13,6 +13,7 @@
 
 #include "base/trace.h"
 #include "cpu/host/signal.h"
+#include "mem/gmem.h"
 #include "vm/vm.h"
 
 #define SYNC_FIELDS	((uint64_t)KVM_SYNC_X86_VALID_FIELDS)
@@ -240,7 +241,6 @@ static unsigned insn_bytes(struct vm_vcpu *v, uint8_t bytes[15])
 	struct acc_request rq = { .cpu = &v->c.acc, .gva = GVA(v->c.rip + v->c.seg_base[SEG_CS]), .rights = ACC_R, .stage = ACC_IMPLICIT,
 				  .origin = ACC_IOCTL, .len = 1 };
 	struct acc_result res;
-	const struct mem_slot *s;
 	unsigned n = GW_PAGE_SIZE - (unsigned)(rq.gva.v & GW_PAGE_MASK);
 
 	n = n < 15 ? n : 15;
@@ -248,12 +248,7 @@ static unsigned insn_bytes(struct vm_vcpu *v, uint8_t bytes[15])
 	if (acc_translate(&rq, &res) != ACC_ALLOW)
 		n = 0;
 	acc_leave(&v->c.acc);
-	acc_host_begin(v->vm->acc);
-	s = n ? mem_slot_of_gfn(acc_vm_map(v->vm->acc), gpa_gfn(rq.gpa)) : NULL;
-	if (s)
-		memcpy(bytes, mem_slot_hva(s, rq.gpa), n);
-	acc_host_end(v->vm->acc);
-	return s ? n : 0;
+	return n && acc_peek(v->vm->acc, rq.gpa, bytes, n) ? n : 0;
 }
 
 static int emulation_exit(struct vm_vcpu *v)
@@ -290,24 +285,26 @@ static int delivery_exit(struct vm_vcpu *v)
 }
 
 /* Where a host address is in the guest, for what the engine itself touched; else by the linear address. */
-static bool fault_gpa(struct vm_vcpu *v, uint64_t *gpa)
+static bool fault_gpa(struct vm_vcpu *v, uint64_t *gpa, bool *is_private)
 {
 	struct acc_request rq = { .cpu = &v->c.acc, .gva = GVA(v->c.host_fault_gva), .rights = ACC_R, .stage = ACC_IMPLICIT,
-				  .origin = ACC_IOCTL, .len = 1 };
+				  .origin = ACC_ENGINE, .len = 1 };
 	uintptr_t hva = v->c.host_fault_hva;
 	const struct mem_map *map;
 	struct acc_result res;
 	bool found = false;
+	uint64_t offset;
 
 	acc_host_begin(v->vm->acc);
 	map = acc_vm_map(v->vm->acc);
 	for (unsigned i = 0; hva && map && i < map->n && !found; i++) {
 		const struct mem_slot *s = &map->slot[i];
 
-		found = hva - (uintptr_t)s->hva < s->n_pages << GW_PAGE_SHIFT;
+		found = mem_slot_has_hva(s, hva, &offset);
 		if (found)
-			*gpa = gfn_gpa(s->first).v + (hva - (uintptr_t)s->hva);
+			*gpa = gfn_gpa(s->first).v + offset;
 	}
+	*is_private = found && map->kinds && mem_kinds_is_private(map->kinds, gpa_gfn(GPA(*gpa)));
 	acc_host_end(v->vm->acc);
 	if (hva)
 		return found;
@@ -315,17 +312,20 @@ static bool fault_gpa(struct vm_vcpu *v, uint64_t *gpa)
 	found = acc_translate(&rq, &res) == ACC_ALLOW;
 	acc_leave(&v->c.acc);
 	*gpa = rq.gpa.v;
+	*is_private = rq.private_bit;
 	return found;
 }
 
 static int host_fault_exit(struct vm_vcpu *v)
 {
 	struct gw_run_memory_fault *f = (struct gw_run_memory_fault *)(void *)v->run->padding;
+	bool is_private = false;
 	uint64_t gpa = 0;
 
 	v->run->exit_reason = KVM_EXIT_MEMORY_FAULT;
 	memset(v->run->padding, 0, sizeof(v->run->padding));
-	f->gpa = fault_gpa(v, &gpa) ? gpa & ~GW_PAGE_MASK : 0;
+	f->gpa = fault_gpa(v, &gpa, &is_private) ? gpa & ~GW_PAGE_MASK : 0;
+	f->flags = is_private ? KVM_MEMORY_EXIT_FLAG_PRIVATE : 0;
 	f->size = GW_PAGE_SIZE;
 	return -EFAULT;
 }
