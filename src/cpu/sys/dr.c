@@ -10,13 +10,13 @@
 #include "cpu/sys/sys_private.h"
 
 /* c->debug_hits: bits 3:0 the guest's breakpoints, 11:8 the client's, and: */
+#define HIT_STEP	BIT(14)		/* DR6.BS: SYSRET brought TF back */
 #define HIT_TASK	BIT(15)		/* DR6.BT */
 #define HIT_CLIENT	8
 #define HIT_NO_STEP	BIT(31)		/* the instruction went through the IDT, or changed TF so that no step is due */
 
 #define DR6_BD		0x2000u
 #define DR6_BS		0x4000u
-#define DR6_BT		0x8000u
 #define DR6_ONES	0xffff0ff0u
 #define DR6_WRITABLE	0xe00fu
 #define DR7_WRITABLE	0xffff23ffull
@@ -106,9 +106,11 @@ bool cpu_debug_fetch(struct vcpu *c)
 	c->debug_hits &= ~HIT_NO_STEP;
 	if (likely(!cpu_debug_armed(c)))
 		return true;
-	if (c->debug_hits & HIT_TASK) {
-		c->debug_hits &= ~HIT_TASK;
-		return raise(c, DR6_BT);
+	if (c->debug_hits & (HIT_TASK | HIT_STEP)) {
+		uint64_t due = c->debug_hits & (HIT_TASK | HIT_STEP);
+
+		c->debug_hits &= ~(HIT_TASK | HIT_STEP);
+		return raise(c, due);
 	}
 	forget_watched_pages(c, c->dr, c->dr7);
 	if (c->dbg.control & CPU_DBG_USE_HW_BP)
@@ -154,6 +156,11 @@ void sys_debug_task(struct vcpu *c)
 	c->debug_hits |= HIT_TASK;
 }
 
+void sys_debug_step_due(struct vcpu *c)
+{
+	c->debug_hits |= HIT_STEP;
+}
+
 void sys_debug_no_step(struct vcpu *c)
 {
 	c->debug_hits |= HIT_NO_STEP;
@@ -162,7 +169,7 @@ void sys_debug_no_step(struct vcpu *c)
 bool cpu_debug_step(struct vcpu *c, bool tf)
 {
 	uint32_t hits = c->debug_hits;
-	bool step = tf && !(hits & HIT_NO_STEP);
+	bool step = (tf && !(hits & HIT_NO_STEP)) || hits & HIT_STEP;
 	uint64_t payload;
 
 	/* MOV SS holds its own traps, and those of what it touched, for one instruction. */

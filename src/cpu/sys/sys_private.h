@@ -207,6 +207,7 @@ bool sys_client_debugs(struct vcpu *c, unsigned vector, uint64_t dr6);
 void sys_debug_io(struct vcpu *c, uint16_t port, unsigned len);
 void sys_debug_task(struct vcpu *c);		/* a TSS with the T flag was entered */
 unsigned sys_debug_take_hits(struct vcpu *c);	/* the guest's data and I/O breakpoints met so far; forgets them */
+void sys_debug_step_due(struct vcpu *c);	/* a single-step trap before the next instruction */
 void sys_debug_no_step(struct vcpu *c);		/* no single-step trap after this instruction */
 
 /* ---- handlers, by file: rows of lower.c ---------------------------------------------------------------------------------- */

@@ -72,9 +72,12 @@ void sys_sysret(struct vcpu *c, const struct cpu_op *o)
 	load_flat(c, (uint16_t)(to64 ? base + 16 : base), (uint16_t)(base + 8), 3, to64);
 	cpu_state_changed(c);
 	sys_if_opened(c);
-	/* The dispatcher must see TF. */
-	if (likely(!(c->eflags & FLAG_TF)))
-		CPU_CHAIN_RIP(c);
+	/* Unlike IRET and POPF, SYSRET traps at once when it brings TF. */
+	if (unlikely(c->eflags & FLAG_TF)) {
+		sys_debug_step_due(c);
+		return;
+	}
+	CPU_CHAIN_RIP(c);
 }
 
 /* ---- SYSENTER, SYSEXIT --------------------------------------------------------------------------------------------------------- */
