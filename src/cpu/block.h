@@ -17,6 +17,8 @@
 #define KEY_REAL	0x8u	/* real or virtual-8086 mode: the decoder's `real` */
 #define KEY_USER	0x10u	/* CPL 3: fetch permission differs */
 
+struct tr_unit;
+
 struct cpu_block {
 	struct mem_code *code;
 	const uint8_t *hva;	/* first byte */
@@ -25,6 +27,9 @@ struct cpu_block {
 	uint64_t epoch;
 	uint16_t n;		/* instructions */
 	uint16_t n_bytes;
+	uint32_t runs;		/* of translate/: executions until it is worth it ... */
+	struct tr_unit *units;	/* ... its translations ... */
+	cpu_fn *first;		/* ... and the handler of op[0], whose place in op[0].fn it takes */
 	struct cpu_block *next;	/* hash chain */
 	uint8_t *bytes;		/* copy of the code */
 	struct cpu_op op[];	/* n, then the end-of-block operation */
@@ -57,6 +62,8 @@ void cpu_cache_flush(struct vcpu *c);
 /* The block at c->rip, decoded if need be. NULL: fetch faulted or was refused (noted, c->stop set), or the instruction there
  * must run alone (c->alone_wanted set): it crosses the page, or its page may not be remembered. */
 struct cpu_block *cpu_block_get(struct vcpu *c);
+/* The block decoded at the host address @hva of the page @code for the present state, if it is valid now. Decodes nothing. */
+struct cpu_block *cpu_block_peek(struct vcpu *c, const struct mem_code *code, const uint8_t *hva);
 /* Decode the one instruction at c->rip into the cache's alone operations. NULL as above. */
 const struct cpu_op *cpu_block_alone(struct vcpu *c);
 

@@ -13,6 +13,7 @@
 #include "cpu/host/signal.h"
 #include "cpu/op.h"
 #include "cpu/sys/sys.h"
+#include "cpu/translate/translate.h"
 
 bool cpu_jump(struct vcpu *c, const struct cpu_op *o, uint64_t target)
 {
@@ -267,6 +268,7 @@ enum cpu_exit cpu_run(struct vcpu *c)
 	c->intr_blocked = true;		/* whatever came while we were away is looked at first */
 	acc_enter(&c->acc);
 	cpu_fpu_enter(c);
+	tr_enter(c);
 	if (sigsetjmp(guard.recover, 0) == 0) {
 		cpu_signal_guard_enter(&guard, c);
 		e = loop(c);
@@ -279,6 +281,7 @@ enum cpu_exit cpu_run(struct vcpu *c)
 		c->alone = false;
 	}
 	cpu_signal_guard_leave(&guard);
+	tr_leave(c);
 	cpu_fpu_leave(c);
 	acc_leave(&c->acc);
 	c->exit = CPU_RUNNING;

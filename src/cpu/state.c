@@ -11,6 +11,7 @@
 #include "cpu/block.h"
 #include "cpu/host/fpu.h"
 #include "cpu/op.h"
+#include "cpu/translate/translate.h"
 
 static bool seg_is_flat(const struct cpu_seg *s)
 {
@@ -136,10 +137,15 @@ int cpu_init(struct vcpu *c, struct acc_vm *vm, const struct cpu_env *env, void 
 	err = cpu_host_new(c);
 	if (err)
 		goto free_cache;
+	err = tr_new(c);
+	if (err)
+		goto free_host;
 	if (!c->acc.maxphyaddr)
 		c->acc.maxphyaddr = 46;
 	cpu_reset(c, false);
 	return 0;
+free_host:
+	cpu_host_free(c);
 free_cache:
 	cpu_cache_free(c->cache);
 fini_acc:
@@ -149,6 +155,7 @@ fini_acc:
 
 void cpu_fini(struct vcpu *c)
 {
+	tr_free(c);
 	cpu_host_free(c);
 	cpu_cache_free(c->cache);
 	acc_cpu_fini(&c->acc);

@@ -16,6 +16,7 @@
 struct vcpu;
 struct cpu_block;
 struct cpu_op;
+struct translator;
 
 #define CPU_N_GPR	18	/* 16, GPR_ZERO, GPR_RIP (start of the running block) */
 #define SEG_FLAT	N_SEGS	/* pseudo segment with base 0: 64-bit mode, all but FS and GS */
@@ -191,6 +192,10 @@ struct vcpu {
 	uint32_t block_key;		/* what else a decoded block depends on: mode, flat, real, user; kept by cpu_state_changed() */
 	uint64_t poll_at;		/* instruction count at which env->poll is asked again */
 	uint64_t seg_base[N_SEGS + 1];	/* what an address computation adds; [SEG_FLAT] is 0 */
+	/* Of translated code: instructions left until poll_at, the same when it was entered, where to go on in the interpreter. */
+	int64_t tr_left, tr_left_was;
+	const struct cpu_op *tr_tail;
+	void *tr_tail_fn;
 	const struct cpu_op *cur;	/* operation whose memory operand is being touched: for faults of the host */
 
 	enum cpu_exit exit;		/* set by a handler that stops; CPU_RUNNING otherwise */
@@ -226,6 +231,7 @@ struct vcpu {
 
 	struct cpu_cache *cache;	/* decoded blocks: cpu/block.c */
 	struct cpu_host *host;		/* stubs of host-executed instructions: cpu/host */
+	struct translator *translator;	/* NULL: interpreter only: cpu/translate */
 	uint64_t verify_epoch;		/* bumped when the client may have written memory: blocks compare their bytes again */
 	struct cpu_ring ring;		/* last events, for the dump of a dead VM */
 	struct cpu_stats stats;

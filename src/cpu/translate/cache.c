@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The memory of translated code: mapping, units and their lists, links, pages, and dropping everything when it is full.
+ *
+ * Everything here belongs to one vCPU and is touched by its thread only. Code is written through one mapping and executed
+ * through another; no mapping is ever both writable and executable.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "cpu/translate/emit.h"
+
+/* See cpu/host/stub.c: code written through another address is executed after a serializing instruction only. */
+void tr_serialize(void)
+{
+	uint64_t tmp;
+
+	__asm__ volatile("movq %%rsp, %0\n\t"
+			 "subq $128, %%rsp\n\t"		/* red zone */
+			 "andq $-16, %%rsp\n\t"
+			 "pushq %0\n\t"
+			 "movl %%ss, %k0\n\t"
+			 "pushq %0\n\t"
+			 "leaq 8(%%rsp), %0\n\t"
+			 "pushq %0\n\t"
+			 "pushfq\n\t"
+			 "movl %%cs, %k0\n\t"
+			 "pushq %0\n\t"
+			 "leaq 1f(%%rip), %0\n\t"
+			 "pushq %0\n\t"
+			 "iretq\n"
+			 "1:\tmovq (%%rsp), %%rsp"
+			 : "=&r"(tmp) : : "memory", "cc");
+}
+
+/* ---- lists ------------------------------------------------------------------------------------------------------------------------ */
+
+void *tr_meta(struct translator *k, size_t size)
+{
+	void *p = k->meta + k->meta_used;
+
+	size = (size + 15) & ~(size_t)15;
+	if (k->meta_used + size > TR_META_SIZE)
+		return NULL;
+	k->meta_used += size;
+	memset(p, 0, size);
+	return p;
+}
+
+struct tr_unit *tr_find(const struct cpu_block *b, uint64_t rip, uint8_t mode)
+{
+	struct tr_unit *t = b->units;
+
+	while (t && (t->rip != rip || t->mode != mode))
+		t = t->of_block;
+	return t;
+}
+
+static struct tr_page **page_slot(struct translator *k, const struct mem_code *code)
+{
+	uint64_t h = ((uint64_t)(uintptr_t)code >> 3) * 0x9e3779b97f4a7c15ull;
+
+	return &k->page[h >> 54 & (TR_PAGE_HASH - 1)];
+}
+
+/* The page of @b with the bytes of @b in its copy. */
+struct tr_page *tr_page_of(struct vcpu *c, const struct cpu_block *b)
+{
+	struct translator *k = c->translator;
+	struct tr_page **slot = page_slot(k, b->code), *p;
+	unsigned off = (uintptr_t)b->hva & GW_PAGE_MASK;
+
+	for (p = *slot; p && (p->code != b->code || p->hva != b->hva - off); p = p->next)
+		;
+	if (!p) {
+		p = tr_meta(k, sizeof(*p));
+		if (!p)
+			return NULL;
+		p->code = b->code;
+		p->hva = b->hva - off;
+		memcpy(p->bytes, p->hva, GW_PAGE_SIZE);
+		p->epoch = c->verify_epoch;
+		p->next = *slot;
+		*slot = p;
+	}
+	memcpy(p->bytes + off, b->bytes, b->n_bytes);
+	return p;
+}
+
+static void cut(struct translator *k, struct tr_link *l)
+{
+	struct tr_emit e = { .start = k->rw };
+
+	e_patch(&e, l->at, l->stub);
+	l->to = NULL;
+}
+
+/* Remove @l from the list of its target. */
+static void forget_link(struct tr_link *l)
+{
+	struct tr_link **p;
+
+	if (!l->to)
+		return;
+	for (p = &l->to->in; *p != l; p = &(*p)->next)
+		;
+	*p = l->next;
+	l->to = NULL;
+}
+
+void tr_link_to(struct translator *k, struct tr_link *l, struct tr_unit *to)
+{
+	const struct tr_unit *from = l->from;
+	struct tr_emit e = { .start = k->rw };
+	uint32_t entry = to->mapped;
+
+	if (l->to || from->dead || to->dead)
+		return;
+	if (!((from->rip ^ to->rip) >> GW_PAGE_SHIFT) && from->page == to->page)
+		entry = to->rip > from->rip ? to->body : to->checked;
+	e_patch(&e, l->at, entry);
+	l->to = to;
+	l->next = to->in;
+	to->in = l;
+	k->stats.links++;
+	tr_serialize();
+}
+
+/* @t is not what memory holds any more. Nothing leads to its code when this returns but what is running in it. */
+void tr_kill(struct translator *k, struct tr_unit *t)
+{
+	struct tr_unit **p;
+	struct tr_emit e = { .start = k->rw, .p = k->rw + t->mapped };
+
+	if (t->dead)
+		return;
+	t->dead = true;
+	while (t->in) {
+		struct tr_link *l = t->in;
+
+		t->in = l->next;
+		cut(k, l);
+	}
+	for (unsigned i = 0; i < 2; i++)
+		forget_link(&t->link[i]);
+	for (p = &t->b->units; *p && *p != t; p = &(*p)->of_block)
+		;
+	if (*p)
+		*p = t->of_block;
+	for (p = &t->page->units; *p && *p != t; p = &(*p)->of_page)
+		;
+	if (*p)
+		*p = t->of_page;
+	/* The jump caches may still lead to it. */
+	e_mov_i(&e, HR_9, TR_ID(t->index, 0));
+	e_jmp_to(&e, k->at.stale);
+	tr_serialize();
+}
+
+static bool is_as_compiled(const struct cpu_block *b)
+{
+	return !b || !memcmp(b->bytes, b->hva, b->n_bytes);
+}
+
+/* After the client may have written: false when a unit of the page had to go. */
+bool tr_page_verify(struct vcpu *c, struct tr_page *p)
+{
+	struct tr_unit *t, *next;
+	bool same = true;
+
+	if (p->epoch == c->verify_epoch)
+		return true;
+	p->epoch = c->verify_epoch;
+	if (!memcmp(p->bytes, p->hva, GW_PAGE_SIZE))
+		return true;
+	for (t = p->units; t; t = next) {
+		next = t->of_page;
+		if (is_as_compiled(t->b) && is_as_compiled(t->dep[0]) && is_as_compiled(t->dep[1]))
+			continue;
+		tr_kill(c->translator, t);
+		same = false;
+	}
+	memcpy(p->bytes, p->hva, GW_PAGE_SIZE);
+	/* What was read may already be newer than what was compared. */
+	for (t = p->units; t; t = t->of_page)
+		memcpy(p->bytes + ((uintptr_t)t->b->hva & GW_PAGE_MASK), t->b->bytes, t->b->n_bytes);
+	return same;
+}
+
+/* ---- everything ------------------------------------------------------------------------------------------------------------------ */
+
+/* A slot's empty address selects another slot. */
+static void jumps_reset(struct translator *k)
+{
+	for (unsigned m = 0; m < ACC_N_MODES; m++)
+		for (unsigned i = 0; i < 1u << TR_JUMP_BITS; i++)
+			k->jump[m][i] = (struct tr_jump){ .rip = i ^ 1 };
+}
+
+void tr_flush(struct vcpu *c)
+{
+	struct translator *k = c->translator;
+
+	if (!k)
+		return;
+	for (unsigned i = 0; i < k->n_units; i++) {
+		k->unit[i]->b->units = NULL;
+		k->unit[i]->b->runs = 0;
+	}
+	jumps_reset(k);
+	memset(k->page, 0, sizeof(k->page));
+	k->n_units = 0;
+	k->meta_used = 0;
+	k->used = k->first;
+	k->stats.flushes++;
+}
+
+static bool take_options(struct translator *k, const char *s)
+{
+	bool on = false;
+
+	k->chain = k->tlb = true;
+	k->hot = 16;
+	k->size = TR_CODE_SIZE;
+	while (s && *s) {
+		size_t n = strcspn(s, ",");
+
+		if (n == 9 && !strncmp(s, "translate", n))
+			on = true;
+		else if (n == 8 && !strncmp(s, "no-chain", n))
+			k->chain = false;
+		else if (n == 6 && !strncmp(s, "no-tlb", n))
+			k->tlb = false;
+		else if (n > 4 && !strncmp(s, "hot=", 4))
+			k->hot = (unsigned)strtoul(s + 4, NULL, 10);
+		else if (n > 5 && !strncmp(s, "code=", 5))
+			k->size = (uint32_t)(strtoul(s + 5, NULL, 10) % 1024) << 20;
+		s += n + (s[n] == ',');
+	}
+	return on && k->size >= 1u << 20;
+}
+
+#ifndef HWCAP2_FSGSBASE
+#define HWCAP2_FSGSBASE 2
+#endif
+
+/* The jump caches, then the code: one after the other in the address space, so that code reaches them by displacement. */
+static int map_code(struct translator *k)
+{
+	size_t near = ACC_N_MODES * sizeof(struct tr_jump) << TR_JUMP_BITS;
+	uint8_t *base = mmap(NULL, near + k->size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	int fd, err = -ENOMEM;
+
+	if (base == MAP_FAILED)
+		return -ENOMEM;
+	k->near_base = base;
+	k->near_size = near + k->size;
+	fd = memfd_create("guestward-code", MFD_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	if (ftruncate(fd, k->size) || mprotect(base, near, PROT_READ | PROT_WRITE))
+		goto out;
+	k->rw = mmap(NULL, k->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (k->rw == MAP_FAILED) {
+		k->rw = NULL;
+		goto out;
+	}
+	k->rx = mmap(base + near, k->size, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED, fd, 0);
+	if (k->rx == MAP_FAILED)
+		goto out;
+	for (unsigned m = 0; m < ACC_N_MODES; m++)
+		k->jump[m] = (struct tr_jump *)base + ((size_t)m << TR_JUMP_BITS);
+	err = 0;
+out:
+	close(fd);
+	return err;
+}
+
+static void free_translator(struct translator *k)
+{
+	if (k->rw)
+		munmap(k->rw, k->size);
+	if (k->near_base)
+		munmap(k->near_base, k->near_size);
+	if (k->meta)
+		munmap(k->meta, TR_META_SIZE);
+	free(k->unit);
+	free(k->compiler);
+	free(k);
+}
+
+static int prepare(struct vcpu *c, struct translator *k)
+{
+	int err = map_code(k);
+
+	if (err)
+		return err;
+	k->max_units = k->size / 128;
+	k->unit = malloc(k->max_units * sizeof(*k->unit));
+	k->meta = mmap(NULL, TR_META_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (k->meta == MAP_FAILED)
+		k->meta = NULL;
+	k->compiler = calloc(1, tr_compiler_size());
+	if (!k->unit || !k->meta || !k->compiler)
+		return -ENOMEM;
+	tr_emit_routines(c, k);
+	jumps_reset(k);
+	return 0;
+}
+
+int tr_new(struct vcpu *c)
+{
+	struct translator *k;
+	int err;
+
+	c->translator = NULL;
+	if (!CPU_MAY_CHAIN || !(getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE))
+		return 0;
+	k = calloc(1, sizeof(*k));
+	if (!k)
+		return -ENOMEM;
+	if (!take_options(k, getenv("GUESTWARD_ENGINE"))) {
+		free(k);
+		return 0;
+	}
+	err = prepare(c, k);
+	if (err) {
+		free_translator(k);
+		/* Without memory for code the interpreter still works. */
+		return err == -ENOMEM ? err : 0;
+	}
+	c->translator = k;
+	return 0;
+}
+
+void tr_free(struct vcpu *c)
+{
+	if (!c->translator)
+		return;
+	free_translator(c->translator);
+	c->translator = NULL;
+}
+
+const struct tr_stats *tr_stats(const struct vcpu *c)
+{
+	return c->translator ? &c->translator->stats : NULL;
+}
+
+uint64_t tr_ones(const struct vcpu *c, unsigned op)
+{
+	return c->translator && op < N_INSN_OPS ? c->translator->by_op[op] : 0;
+}

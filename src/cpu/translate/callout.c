@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What translated code asks of C: the handler of one instruction, the target of a branch, the reason to stop. All guest
+ * registers are in c->gpr[] here. Also the way in, as the handler of a block's first operation.
+ */
+#include "cpu/translate/private.h"
+
+static inline struct tr_unit *unit_of(const struct translator *k, uint32_t id)
+{
+	return k->unit[id >> 6];
+}
+
+static cpu_fn *handler_of(const struct cpu_block *b, unsigned k)
+{
+	return k ? b->op[k].fn : b->first;
+}
+
+static bool may_stay(const struct vcpu *c)
+{
+	return likely(!atomic_load_explicit(&c->acc.attention, memory_order_relaxed) && c->stats.insns < c->poll_at && !c->alone);
+}
+
+/* ---- one instruction ------------------------------------------------------------------------------------------------------------ */
+
+static void one_done(struct vcpu *c, const struct cpu_op *o)
+{
+	c->translator->done = true;
+}
+
+/*
+ * Run the handler of operation @n by itself. True: it was executed to its end. False: it left RIP, exception, exit or
+ * run-alone behind, as it does for the dispatcher.
+ */
+static bool run_one(struct vcpu *c, const struct tr_unit *t, unsigned n)
+{
+	struct translator *k = c->translator;
+
+	k->pair[0] = t->b->op[n];
+	k->pair[1].fn = one_done;
+	k->pair[1].off = (uint16_t)(k->pair[0].off + k->pair[0].len);
+	k->done = false;
+	c->stop = false;
+	c->gpr[GPR_RIP] = t->rip;
+	k->by_op[k->pair[0].iop]++;
+	handler_of(t->b, n)(c, k->pair);
+	return k->done;
+}
+
+bool tr_one(struct vcpu *c, uint32_t id)
+{
+	struct translator *k = c->translator;
+	const struct tr_unit *t = unit_of(k, id);
+	uint64_t flushes = k->stats.flushes, jump_gen = c->acc.jump_gen;
+	unsigned n = id & 63;
+	uint64_t next = t->rip + t->b->op[n].off + t->b->op[n].len;
+
+	k->stats.ones++;
+	c->tr_tail = NULL;
+	if (!run_one(c, t, n))
+		return false;
+	/* What the unit was compiled for must still hold, else the dispatcher finds another. */
+	if (likely(c->acc.mode == t->mode && c->acc.jump_gen == jump_gen && k->stats.flushes == flushes && c->block_key == t->b->key &&
+		   c->verify_epoch == k->epoch && c->exit == CPU_RUNNING))
+		return true;
+	c->rip = next;
+	return false;
+}
+
+/* ---- where to go --------------------------------------------------------------------------------------------------------------------- */
+
+/* Let the interpreter run operation @n of @b, and what follows it. */
+static uint64_t leave_to(struct vcpu *c, const struct cpu_block *b, unsigned n, uint64_t rip)
+{
+	c->gpr[GPR_RIP] = rip;
+	c->tr_tail = &b->op[n];
+	c->tr_tail_fn = (void *)(uintptr_t)handler_of(b, n);
+	return 0;
+}
+
+static uint64_t leave_now(struct vcpu *c)
+{
+	c->tr_tail = NULL;
+	return 0;
+}
+
+/* The client may have written: pages are asked for and compared again before units of them run. */
+static void new_epoch(struct vcpu *c)
+{
+	struct translator *k = c->translator;
+
+	if (likely(k->epoch == c->verify_epoch))
+		return;
+	k->epoch = c->verify_epoch;
+	for (unsigned i = 0; i < ACC_FETCH_SIZE; i++)
+		c->acc.fetch[i].tag = ~0ull;
+}
+
+/* A shared page of code is mapped elsewhere in every process: the address used last is kept, few others with it. */
+#define MAX_OF_BLOCK	6
+
+static void drop_oldest(struct translator *k, struct cpu_block *b)
+{
+	struct tr_unit *t = b->units;
+	unsigned n = 0;
+
+	for (; t && t->of_block; t = t->of_block)
+		n++;
+	if (n >= MAX_OF_BLOCK)
+		tr_kill(k, t);
+}
+
+/* The unit of the valid block @b at @rip, made if it is time. NULL: interpret. */
+static struct tr_unit *unit_for(struct vcpu *c, struct cpu_block *b, uint64_t rip)
+{
+	struct tr_unit *t;
+
+	new_epoch(c);
+	t = tr_find(b, rip, c->acc.mode);
+	if (likely(t)) {
+		if (likely(t->page->epoch == c->verify_epoch) || tr_page_verify(c, t->page))
+			return t;
+		t = tr_find(b, rip, c->acc.mode);	/* not all of the page's units went */
+		if (t)
+			return t;
+	}
+	if (++b->runs < c->translator->hot)
+		return NULL;
+	b->runs = 0;
+	drop_oldest(c->translator, b);
+	return tr_compile(c, b, rip);
+}
+
+/* The valid block at c->rip. NULL: refused, noted. */
+static struct cpu_block *block_here(struct vcpu *c)
+{
+	c->stop = false;
+	return cpu_block_get(c);
+}
+
+/* Go on at c->rip. *out: the unit there, if there is one. */
+static uint64_t go_on(struct vcpu *c, struct tr_unit **out)
+{
+	struct translator *k = c->translator;
+	struct cpu_block *b;
+	struct tr_unit *t;
+
+	*out = NULL;
+	if (!may_stay(c))
+		return leave_now(c);
+	b = block_here(c);
+	if (!b)
+		return leave_now(c);
+	t = unit_for(c, b, c->rip);
+	if (!t) {
+		c->stats.insns += b->n;
+		return leave_to(c, b, 0, c->rip);
+	}
+	*out = t;
+	return tr_rx(k, t->body);
+}
+
+uint64_t tr_edge(struct vcpu *c, uint32_t id)
+{
+	struct translator *k = c->translator;
+	struct tr_unit *from = unit_of(k, id), *to;
+	uint64_t flushes = k->stats.flushes;
+	struct tr_link *l = &from->link[id & 63];
+	uint64_t host;
+
+	c->rip = l->rip;
+	host = go_on(c, &to);
+	/* The link may be gone with everything; and both ends must be of one state of the page. */
+	if (to && k->chain && flushes == k->stats.flushes && !l->to &&
+	    from->b->gen == atomic_load_explicit(&from->b->code->gen, memory_order_relaxed))
+		tr_link_to(k, l, to);
+	return host;
+}
+
+uint64_t tr_entry(struct vcpu *c, uint32_t id)
+{
+	struct tr_unit *to;
+
+	c->translator->stats.misses++;
+	c->rip = unit_of(c->translator, id)->rip;
+	return go_on(c, &to);
+}
+
+uint64_t tr_stale(struct vcpu *c, uint32_t id)
+{
+	struct translator *k = c->translator;
+	struct tr_unit *t = unit_of(k, id);
+	struct tr_jump *j = tr_jump_slot(k, t->mode, t->rip);
+
+	k->stats.stale++;
+	c->rip = t->rip;
+	if (t->b->gen != atomic_load_explicit(&t->b->code->gen, memory_order_relaxed))
+		tr_kill(k, t);
+	if (t->dead && j->host == tr_rx(k, t->mapped))
+		*j = (struct tr_jump){ .rip = t->rip ^ 1 };
+	return leave_now(c);
+}
+
+uint64_t tr_bail(struct vcpu *c, uint32_t id)
+{
+	const struct tr_unit *t = unit_of(c->translator, id);
+
+	c->translator->stats.bails++;
+	return leave_to(c, t->b, id & 63, t->rip);
+}
+
+/* A call or computed branch whose target, or whose stack, is not at hand: the handler decides where it goes. */
+uint64_t tr_indirect(struct vcpu *c, uint32_t id)
+{
+	struct translator *k = c->translator;
+	const struct tr_unit *t = unit_of(k, id);
+	uint64_t poll_at = c->poll_at, host;
+	uint8_t mode = t->mode;
+	struct tr_unit *to;
+
+	c->poll_at = 0;		/* the handler shall not go on by itself */
+	run_one(c, t, id & 63);
+	c->poll_at = poll_at;
+	if (c->stop)
+		return leave_now(c);
+	host = go_on(c, &to);
+	if (to && k->chain && mode == to->mode)
+		*tr_jump_slot(k, mode, to->rip) = (struct tr_jump){ to->rip, tr_rx(k, to->mapped) };
+	return host;
+}
+
+/* ---- the way in -------------------------------------------------------------------------------------------------------------------------- */
+
+static void op_counted(struct vcpu *c, const struct cpu_op *o)
+{
+	struct cpu_block *b = container_of(o, struct cpu_block, op);
+	struct translator *k = c->translator;
+	struct tr_unit *t = likely(k->entered) ? unit_for(c, b, c->gpr[GPR_RIP]) : NULL;
+	void (*enter)(struct vcpu *, uint64_t) = (void (*)(struct vcpu *, uint64_t))(uintptr_t)tr_rx(k, k->at.enter);
+
+	if (!t) {
+		b->first(c, o);
+		return;
+	}
+	c->stats.insns -= b->n;		/* the unit counts them */
+	enter(c, tr_rx(k, t->body));
+}
+
+void tr_adopt(struct vcpu *c, struct cpu_block *b)
+{
+	b->units = NULL;
+	b->runs = 0;
+	b->first = b->op[0].fn;
+	if (c->translator && c->mode == INSN_MODE_64)
+		b->op[0].fn = op_counted;
+}
+
+void tr_enter(struct vcpu *c)
+{
+	if (!c->translator)
+		return;
+	__asm__ volatile("rdgsbase %0" : "=r"(c->translator->client_gs));
+	__asm__ volatile("wrgsbase %0" : : "r"(c));
+	c->translator->entered = true;
+}
+
+void tr_leave(struct vcpu *c)
+{
+	if (!c->translator)
+		return;
+	c->translator->entered = false;
+	__asm__ volatile("wrgsbase %0" : : "r"(c->translator->client_gs));
+}
+
+/* ---- host faults ------------------------------------------------------------------------------------------------------------------------- */
+
+bool tr_owns_pc(const struct vcpu *c, uintptr_t pc)
+{
+	return c->translator && pc - (uintptr_t)c->translator->rx < c->translator->size;
+}
+
+uintptr_t tr_fault(const struct vcpu *c, uintptr_t pc)
+{
+	const struct translator *k = c->translator;
+	uint32_t at, lo = 0, hi, mid;
+
+	if (!tr_owns_pc(c, pc))
+		return 0;
+	at = (uint32_t)(pc - (uintptr_t)k->rx);
+	for (hi = k->n_units; lo < hi;) {
+		mid = lo + (hi - lo) / 2;
+		if (k->unit[mid]->end <= at)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	if (lo == k->n_units)
+		return 0;
+	for (unsigned i = 0; i < k->unit[lo]->n_faults; i++)
+		if (k->unit[lo]->fault[i].at == at)
+			return (uintptr_t)tr_rx(k, k->unit[lo]->fault[i].stub);
+	return 0;
+}

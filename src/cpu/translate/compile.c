@@ -1,0 +1,374 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A block into a unit: classify, find out which flags live where, emit forwards, then the ways out of line.
+ *
+ * Flags: an instruction whose flags nobody reads is emitted as it is and RFLAGS are free after it. Where flags live across
+ * something that destroys RFLAGS (a probe, a call), they are put into c->cc and taken back before their reader. A flag that is
+ * dead may be wrong in c->cc when an exception or an interrupt comes: what follows overwrites it.
+ */
+#include "cpu/translate/compile.h"
+
+#include "access/access.h"
+
+const uint8_t tr_home[16] = {
+	[RAX] = HR_AX, [RCX] = HR_CX, [RDX] = HR_DX, [RBX] = HR_BX, [RSP] = HR_15, [RBP] = HR_BP, [RSI] = HR_SI, [RDI] = HR_DI,
+	[R8] = HR_8, [R9] = HR_NONE, [R10] = HR_NONE, [R11] = HR_NONE, [R12] = HR_12, [R13] = HR_13, [R14] = HR_14, [R15] = HR_NONE,
+};
+
+/* ---- flags --------------------------------------------------------------------------------------------------------------------- */
+
+void tr_flags_save(struct tr_compiler *x)
+{
+	static const uint8_t lahf_seto_al[] = { 0x9f, 0x0f, 0x90, 0xc0 };
+
+	e_mov(&x->e, HR_11, HR_AX);
+	memcpy(x->e.p, lahf_seto_al, sizeof(lahf_seto_al));
+	x->e.p += sizeof(lahf_seto_al);
+	e_put(&x->e, &(struct tr_enc){ .p66 = true, .opcode = 0x89, .reg = HR_AX, .rm = RM_VCPU(cc) });
+	e_mov(&x->e, HR_AX, HR_11);
+	x->in_mem = true;
+}
+
+void tr_flags_load(struct tr_compiler *x)
+{
+	static const uint8_t add_al_127_sahf[] = { 0x04, 0x7f, 0x9e };
+
+	e_mov(&x->e, HR_11, HR_AX);
+	e_op_0f(&x->e, false, 0xb7, HR_AX, RM_VCPU(cc));
+	memcpy(x->e.p, add_al_127_sahf, sizeof(add_al_127_sahf));
+	x->e.p += sizeof(add_al_127_sahf);
+	e_mov(&x->e, HR_AX, HR_11);
+	x->in_host = true;
+}
+
+void tr_flags_spill(struct tr_compiler *x, const struct tr_insn *t)
+{
+	if (tr_live_before(t) && !x->in_mem)
+		tr_flags_save(x);
+}
+
+void tr_flags_need(struct tr_compiler *x, const struct tr_insn *t)
+{
+	uint8_t need = t->need | (t->touch ? t->live & (uint8_t)~t->kill : 0);
+
+	if (need && !x->in_host)
+		tr_flags_load(x);
+}
+
+void tr_flags_done(struct tr_compiler *x, const struct tr_insn *t)
+{
+	if (!t->touch)
+		return;
+	x->in_host = true;
+	x->in_mem = false;
+}
+
+/* ---- the slow way ---------------------------------------------------------------------------------------------------------------- */
+
+static void slow_begin(struct tr_compiler *x, unsigned k, const struct tr_insn *t)
+{
+	struct tr_slow *s = &x->slow[x->n_slow++];
+
+	memset(s, 0, sizeof(*s));
+	s->k = (uint8_t)k;
+	s->is_transfer = t->kind == TK_CALL || t->kind == TK_JMP_IND || t->kind == TK_CALL_IND || t->kind == TK_RET;
+	/* Only an instruction without a probe comes here with its flags in RFLAGS alone. */
+	s->save = tr_live_before(t) && !x->in_mem && !t->in.has_mem && t->kind == TK_PLAIN;
+	x->now = s;
+}
+
+static void slow_end(struct tr_compiler *x, const struct tr_insn *t)
+{
+	struct tr_slow *s = x->now;
+
+	if (!s->n && !s->n_faults) {
+		x->n_slow--;
+		return;
+	}
+	s->reload = t->live && x->in_host;
+	s->resume = e_here(&x->e);
+}
+
+void tr_slow_if(struct tr_compiler *x, int cc)
+{
+	x->now->at[x->now->n++] = cc < 0 ? e_jmp(&x->e) : e_jcc(&x->e, (unsigned)cc);
+}
+
+void tr_may_fault(struct tr_compiler *x)
+{
+	x->now->fault_at[x->now->n_faults++] = e_here(&x->e);
+}
+
+static void emit_slow(struct tr_compiler *x, const struct tr_slow *s)
+{
+	uint32_t here = e_here(&x->e);
+
+	for (unsigned i = 0; i < s->n; i++)
+		e_patch(&x->e, s->at[i], here);
+	for (unsigned i = 0; i < s->n_faults; i++)
+		x->u->fault[x->u->n_faults++] = (struct tr_fault_at){ s->fault_at[i], here };
+	if (s->save)
+		tr_flags_save(x);
+	e_mov_i(&x->e, HR_9, TR_ID(x->u->index, s->k));
+	if (s->is_transfer) {
+		e_jmp_to(&x->e, x->k->at.indirect);
+		return;
+	}
+	e_call_to(&x->e, x->k->at.one);
+	if (s->reload)
+		tr_flags_load(x);
+	e_jmp_to(&x->e, s->resume);
+}
+
+/* ---- emission ---------------------------------------------------------------------------------------------------------------------- */
+
+unsigned tr_reg(struct tr_compiler *x, unsigned guest, unsigned scratch)
+{
+	if (tr_home[guest] != HR_NONE)
+		return tr_home[guest];
+	e_load(&x->e, scratch, rm_gs(offsetof(struct vcpu, gpr) + 8 * guest));
+	return scratch;
+}
+
+static void by_handler(struct tr_compiler *x, const struct tr_insn *t, unsigned k)
+{
+	tr_flags_spill(x, t);
+	e_mov_i(&x->e, HR_9, TR_ID(x->u->index, k));
+	e_call_to(&x->e, x->k->at.one);
+	x->in_host = false;
+	x->in_mem = true;
+}
+
+static void bail(struct tr_compiler *x, const struct tr_insn *t, unsigned k)
+{
+	tr_flags_spill(x, t);
+	e_mov_i(&x->e, HR_9, TR_ID(x->u->index, k));
+	e_jmp_to(&x->e, x->k->at.bail);
+}
+
+static void emit_insn(struct tr_compiler *x, unsigned k)
+{
+	const struct tr_insn *t = &x->insn[k];
+
+	if (t->kind == TK_ONE) {
+		by_handler(x, t, k);
+		return;
+	}
+	if (t->kind == TK_BAIL) {
+		bail(x, t, k);
+		return;
+	}
+	slow_begin(x, k, t);
+	switch (t->kind) {
+	case TK_NOTHING:
+		break;
+	case TK_PLAIN:
+		tr_plain(x, t);
+		break;
+	case TK_LEA:
+		tr_lea(x, t);
+		break;
+	case TK_PUSH:
+		tr_push(x, t);
+		break;
+	case TK_PUSH_MEM:
+		tr_push_mem(x, t);
+		break;
+	case TK_POP:
+		tr_pop(x, t);
+		break;
+	case TK_LEAVE:
+		tr_leave_frame(x, t);
+		break;
+	default:
+		tr_flow(x, t);
+	}
+	slow_end(x, t);
+}
+
+static void stub(struct tr_compiler *x, const uint32_t *at, unsigned n, unsigned k, uint32_t routine)
+{
+	for (unsigned i = 0; i < n; i++)
+		e_patch_here(&x->e, at[i]);
+	e_mov_i(&x->e, HR_9, TR_ID(x->u->index, k));
+	e_jmp_to(&x->e, routine);
+}
+
+struct entry_jumps { uint32_t moved[2], stale[3]; };
+
+static void emit_entries(struct tr_compiler *x, struct entry_jumps *j)
+{
+	unsigned slot = (x->rip >> GW_PAGE_SHIFT & (ACC_FETCH_SIZE / 2 - 1)) | (x->u->mode == ACC_MODE_USER ? ACC_FETCH_SIZE / 2 : 0);
+	size_t fetch = offsetof(struct vcpu, acc.fetch) + slot * sizeof(struct acc_fetch);
+	uint64_t page = x->rip & ~GW_PAGE_MASK;
+	struct tr_emit *e = &x->e;
+
+	x->u->mapped = e_here(e);
+	if ((uint64_t)(int64_t)(int32_t)page == page) {
+		e_alu_i(e, true, 7, rm_gs(fetch + offsetof(struct acc_fetch, tag)), (int32_t)page);
+	} else {
+		e_mov_i(e, HR_9, page);
+		e_op(e, true, 0x39, HR_9, rm_gs(fetch + offsetof(struct acc_fetch, tag)));
+	}
+	j->moved[0] = e_jcc(e, CC_NE);
+	e_mov_i(e, HR_9, (uint64_t)(uintptr_t)x->b->code);
+	e_op(e, true, 0x39, HR_9, rm_gs(fetch + offsetof(struct acc_fetch, code)));
+	j->moved[1] = e_jcc(e, CC_NE);
+	x->u->checked = e_here(e);
+	e_alu_i(e, false, 7, RM_VCPU(acc.attention), 0);
+	j->stale[0] = e_jcc(e, CC_NE);
+	e_mov_i(e, HR_9, (uint64_t)(uintptr_t)x->b->code);
+	e_put(e, &(struct tr_enc){ .opcode = 0x81, .reg = 7, .rm = rm_mem(HR_9, offsetof(struct mem_code, gen)), .n_imm = 4,
+				   .imm = { (uint8_t)x->b->gen, (uint8_t)(x->b->gen >> 8), (uint8_t)(x->b->gen >> 16), (uint8_t)(x->b->gen >> 24) } });
+	j->stale[1] = e_jcc(e, CC_NE);
+	x->u->body = e_here(e);
+	e_alu_i(e, true, 5, RM_VCPU(tr_left), x->b->n);
+	j->stale[2] = e_jcc(e, CC_S);
+}
+
+/* ---- liveness ------------------------------------------------------------------------------------------------------------------------ */
+
+/* Flags live where edge @i leads: looked up in the target's block if it lies in the same page and is decoded. */
+static uint8_t live_at_edge(struct tr_compiler *x, unsigned i)
+{
+	uint64_t rip = tr_edge_rip(x, i);
+	const uint8_t *hva = x->b->hva + (rip - x->rip);
+	struct cpu_block *b;
+
+	if ((rip ^ x->rip) >> GW_PAGE_SHIFT)
+		return TF_ALL;
+	b = cpu_block_peek(x->c, x->b->code, hva);
+	if (!b || b->gen != x->b->gen)
+		return TF_ALL;
+	x->u->dep[i] = b;
+	return tr_flags_wanted(b, x->c->features);
+}
+
+static void analyse(struct tr_compiler *x)
+{
+	struct tr_insn *last = &x->insn[x->n - 1];
+	uint8_t live = 0;
+
+	for (unsigned i = 0; i < 2; i++) {
+		x->edge_live[i] = 0;
+		if (tr_has_edge(last, i))
+			x->edge_live[i] = live_at_edge(x, i);
+		live |= x->edge_live[i];
+	}
+	for (unsigned k = x->n; k-- > 0;) {
+		x->insn[k].live = live;
+		live = tr_live_before(&x->insn[k]);
+	}
+}
+
+/* ---- a unit --------------------------------------------------------------------------------------------------------------------------- */
+
+static bool is_canonical(const struct vcpu *c, uint64_t la)
+{
+	int64_t top = (int64_t)la >> ((c->acc.cr4 & CR4_LA57 ? 57 : 48) - 1);
+
+	return top == 0 || top == -1;
+}
+
+static void classify(struct tr_compiler *x)
+{
+	for (x->n = 0; x->n < x->b->n; x->n++) {
+		struct tr_insn *t = &x->insn[x->n];
+
+		if (!tr_classify(x->b, x->n, x->c->features, t)) {
+			t->kind = TK_BAIL;
+			t->need = TF_ALL;
+		}
+	}
+	/* A target that faults is the handler's. */
+	for (unsigned i = 0; i < 2; i++)
+		if (tr_has_edge(&x->insn[x->n - 1], i) && !is_canonical(x->c, tr_edge_rip(x, i))) {
+			x->insn[x->n - 1].kind = TK_BAIL;
+			x->insn[x->n - 1].need = TF_ALL;
+		}
+}
+
+static void emit(struct tr_compiler *x)
+{
+	struct entry_jumps j;
+	struct tr_unit *u = x->u;
+
+	emit_entries(x, &j);
+	x->in_host = false;
+	x->in_mem = true;
+	for (unsigned k = 0; k < x->n; k++)
+		emit_insn(x, k);
+	if (x->insn[x->n - 1].kind < TK_JCC && x->insn[x->n - 1].kind != TK_BAIL)
+		tr_edge_to(x, 1);
+	for (unsigned i = 0; i < x->n_slow; i++)
+		emit_slow(x, &x->slow[i]);
+	stub(x, j.moved, 2, 0, x->k->at.entry);
+	stub(x, j.stale, 3, 0, x->k->at.stale);
+	for (unsigned i = 0; i < 2; i++)
+		if (u->link[i].from) {
+			u->link[i].stub = e_here(&x->e);
+			stub(x, &u->link[i].at, 1, i, x->k->at.edge);
+		}
+}
+
+static void publish(struct tr_compiler *x)
+{
+	struct translator *k = x->k;
+	struct tr_unit *u = x->u;
+
+	u->end = e_here(&x->e);
+	k->used = (u->end + 15) & ~15u;
+	k->unit[k->n_units++] = u;
+	u->of_block = x->b->units;
+	x->b->units = u;
+	u->of_page = u->page->units;
+	u->page->units = u;
+	k->stats.units++;
+	k->stats.unit_insns += x->n;
+	k->stats.code_bytes += u->end - u->mapped;
+	tr_serialize();
+}
+
+size_t tr_compiler_size(void)
+{
+	return sizeof(struct tr_compiler);
+}
+
+struct tr_unit *tr_compile(struct vcpu *c, struct cpu_block *b, uint64_t rip)
+{
+	struct translator *k = c->translator;
+	struct tr_compiler *x = k->compiler;
+	struct tr_unit *u;
+
+	if (k->used + TR_UNIT_ROOM > k->size || k->n_units == k->max_units)
+		goto full;
+	u = tr_meta(k, sizeof(*u));
+	if (!u)
+		goto full;
+	u->page = tr_page_of(c, b);
+	u->fault = tr_meta(k, TR_MAX_FAULTS * sizeof(*u->fault));
+	if (!u->page || !u->fault)
+		goto full;
+	x->c = c;
+	x->k = k;
+	x->b = b;
+	x->u = u;
+	x->rip = rip;
+	x->n_slow = 0;
+	x->e.start = k->rw;
+	x->e.p = k->rw + k->used;
+	u->b = b;
+	u->rip = rip;
+	u->mode = c->acc.mode;
+	u->index = k->n_units;
+	classify(x);
+	analyse(x);
+	emit(x);
+	/* What was not used of the table goes back. */
+	k->meta_used -= ((TR_MAX_FAULTS - u->n_faults) * sizeof(*u->fault)) & ~(size_t)15;
+	publish(x);
+	return u;
+full:
+	tr_flush(c);
+	return NULL;
+}

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT */
+/* One unit in the making: what the files of the compiler share. */
+#ifndef GW_CPU_TRANSLATE_COMPILE_H
+#define GW_CPU_TRANSLATE_COMPILE_H
+
+#include "cpu/translate/emit.h"
+#include "cpu/translate/form.h"
+
+#define MAX_SLOW_JUMPS	6
+
+/*
+ * The way out of line of one guest instruction: to its handler, then back. Jumps to it come from probes that missed, and
+ * host faults are sent there. At every such place the instruction has changed nothing.
+ */
+struct tr_slow {
+	uint8_t k, n, n_faults;
+	bool is_transfer;		/* the handler sets RIP: do not come back */
+	bool save, reload;		/* flags: to c->cc first; into RFLAGS before going back */
+	uint32_t at[MAX_SLOW_JUMPS];
+	uint32_t fault_at[4];
+	uint32_t resume;
+};
+
+struct tr_compiler {
+	struct tr_emit e;
+	struct vcpu *c;
+	struct translator *k;
+	struct cpu_block *b;
+	struct tr_unit *u;
+	uint64_t rip;
+	struct tr_insn insn[CPU_BLOCK_MAX];
+	unsigned n;
+	/* Where the live flags are at the cursor: in RFLAGS, in c->cc, or both. */
+	bool in_host, in_mem;
+	struct tr_slow slow[CPU_BLOCK_MAX], *now;
+	unsigned n_slow;
+	uint8_t edge_live[2];
+};
+
+/* Where an operand lies: a constant address, or host register + displacement. */
+struct tr_addr { bool is_const; uint8_t base; uint64_t la; int32_t disp; };
+
+/* compile.c */
+void tr_flags_save(struct tr_compiler *x);
+void tr_flags_load(struct tr_compiler *x);
+/* Before something that destroys RFLAGS at instruction @t: keep what is still wanted. */
+void tr_flags_spill(struct tr_compiler *x, const struct tr_insn *t);
+/* Before the guest's own instruction: RFLAGS hold what it reads. */
+void tr_flags_need(struct tr_compiler *x, const struct tr_insn *t);
+/* After it. */
+void tr_flags_done(struct tr_compiler *x, const struct tr_insn *t);
+/* A jump to the slow way of the present instruction. @cc < 0: always. */
+void tr_slow_if(struct tr_compiler *x, int cc);
+/* The next host instruction accesses guest memory, or faults by itself. */
+void tr_may_fault(struct tr_compiler *x);
+/* The guest register in a host register: its home, or loaded into @scratch. */
+unsigned tr_reg(struct tr_compiler *x, unsigned guest, unsigned scratch);
+
+/* memory.c: r9 and r10 may be used for the address; r11 only by the probe itself. RFLAGS are destroyed by the probe. */
+struct tr_addr tr_address(struct tr_compiler *x, const struct tr_insn *t);
+void tr_lea(struct tr_compiler *x, const struct tr_insn *t);
+struct tr_rm tr_probe(struct tr_compiler *x, struct tr_addr a, unsigned size, bool write, unsigned tmp);
+
+/* plain.c */
+void tr_plain(struct tr_compiler *x, const struct tr_insn *t);
+void tr_push(struct tr_compiler *x, const struct tr_insn *t);
+void tr_push_mem(struct tr_compiler *x, const struct tr_insn *t);
+void tr_pop(struct tr_compiler *x, const struct tr_insn *t);
+void tr_leave_frame(struct tr_compiler *x, const struct tr_insn *t);
+
+/* flow.c: each ends the unit. */
+void tr_edge_to(struct tr_compiler *x, unsigned i);
+void tr_flow(struct tr_compiler *x, const struct tr_insn *t);
+bool tr_has_edge(const struct tr_insn *t, unsigned i);
+uint64_t tr_edge_rip(const struct tr_compiler *x, unsigned i);
+
+#endif

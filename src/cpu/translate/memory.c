@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Addresses of operands and the inline TLB probe. A hit means that every guard allows the access silently (access.h); a miss
+ * goes the slow way of the instruction. The probe is that of acc_probe(): the last byte's page against the entry which the
+ * first byte selects, so that page-crossers miss.
+ */
+#include "cpu/translate/compile.h"
+
+static size_t tlb_offset(const struct tr_compiler *x, bool write)
+{
+	size_t tlb = offsetof(struct vcpu, acc.tlb) + sizeof(struct acc_tlb) * x->u->mode;
+
+	return tlb + (write ? offsetof(struct acc_tlb, w) : offsetof(struct acc_tlb, r));
+}
+
+#define INDEX_MASK	((ACC_TLB_SIZE - 1) << 4)
+#define INDEX_SHIFT	(GW_PAGE_SHIFT - 4)
+
+static bool fits_imm32(uint64_t v)
+{
+	return (uint64_t)(int64_t)(int32_t)v == v;
+}
+
+static struct tr_addr in_register(unsigned reg, int32_t disp)
+{
+	return (struct tr_addr){ .base = (uint8_t)reg, .disp = disp };
+}
+
+/* base + index + displacement as one host operand; spilled registers are loaded into r9 and r10. */
+static struct tr_rm sum(struct tr_compiler *x, const struct insn *in)
+{
+	struct tr_rm m = { .kind = RM_MEM, .base = HR_NONE, .index = HR_NONE, .scale = in->scale, .disp = (int32_t)in->disp };
+
+	if (in->base < 16)
+		m.base = (uint8_t)tr_reg(x, in->base, HR_9);
+	if (in->index < 16)
+		m.index = (uint8_t)tr_reg(x, in->index, HR_10);
+	return m;
+}
+
+static bool is_constant(const struct insn *in)
+{
+	return in->base == GPR_RIP || (in->base == GPR_ZERO && in->index == GPR_ZERO);
+}
+
+static uint64_t constant(const struct tr_compiler *x, const struct tr_insn *t)
+{
+	uint64_t la = (uint64_t)t->in.disp;
+
+	if (t->in.base == GPR_RIP)
+		la += x->rip + t->op->off + t->in.len;
+	return t->in.adsize == 4 ? (uint32_t)la : la;
+}
+
+struct tr_addr tr_address(struct tr_compiler *x, const struct tr_insn *t)
+{
+	const struct insn *in = &t->in;
+	bool is_based = in->seg == SEG_FS || in->seg == SEG_GS;
+
+	if (is_constant(in)) {
+		if (!is_based)
+			return (struct tr_addr){ .is_const = true, .la = constant(x, t) };
+		e_mov_i(&x->e, HR_9, constant(x, t));
+	} else if (!is_based && in->index >= 16 && in->adsize == 8) {
+		return in_register(tr_reg(x, in->base, HR_9), (int32_t)in->disp);
+	} else {
+		e_lea(&x->e, in->adsize == 8, HR_9, sum(x, in));
+	}
+	if (is_based) {
+		e_load(&x->e, HR_10, rm_gs(offsetof(struct vcpu, seg_base) + 8 * in->seg));
+		e_lea(&x->e, true, HR_9, rm_sib(HR_9, HR_10, 0, 0));
+	}
+	return in_register(HR_9, 0);
+}
+
+/* A 32-bit LEA truncates as the address size does, and as the operand size does. */
+void tr_lea(struct tr_compiler *x, const struct tr_insn *t)
+{
+	unsigned home = tr_home[t->in.reg], to = home == HR_NONE ? HR_11 : home;
+
+	if (is_constant(&t->in))
+		e_mov_i(&x->e, to, t->in.opsize == 8 ? constant(x, t) : (uint32_t)constant(x, t));
+	else
+		e_lea(&x->e, t->in.opsize == 8 && t->in.adsize == 8, to, sum(x, &t->in));
+	if (home == HR_NONE)
+		e_store(&x->e, rm_gs(offsetof(struct vcpu, gpr) + 8 * t->in.reg), to);
+}
+
+/* The entry of a constant address is known now. */
+static struct tr_rm probe_constant(struct tr_compiler *x, uint64_t la, unsigned size, bool write)
+{
+	size_t entry = tlb_offset(x, write) + 16 * (la >> GW_PAGE_SHIFT & (ACC_TLB_SIZE - 1));
+	uint64_t page = la & ~GW_PAGE_MASK;
+	bool is_near = fits_imm32(la);
+
+	if ((la & GW_PAGE_MASK) + size > GW_PAGE_SIZE) {
+		tr_slow_if(x, -1);
+		return rm_mem(HR_9, 0);
+	}
+	if (is_near) {
+		e_alu_i(&x->e, true, 7, rm_gs(entry + offsetof(struct acc_tlb_entry, tag)), (int32_t)page);
+	} else {
+		e_mov_i(&x->e, HR_9, page);
+		e_op(&x->e, true, 0x39, HR_9, rm_gs(entry + offsetof(struct acc_tlb_entry, tag)));
+	}
+	tr_slow_if(x, CC_NE);
+	e_load(&x->e, HR_10, rm_gs(entry + offsetof(struct acc_tlb_entry, addend)));
+	return is_near ? rm_mem(HR_10, (int32_t)la) : rm_sib(HR_9, HR_10, 0, (int32_t)(la - page));
+}
+
+struct tr_rm tr_probe(struct tr_compiler *x, struct tr_addr a, unsigned size, bool write, unsigned tmp)
+{
+	size_t tlb = tlb_offset(x, write);
+	struct tr_emit *e = &x->e;
+
+	x->in_host = false;
+	if (!x->k->tlb) {
+		tr_slow_if(x, -1);
+		return rm_mem(HR_9, 0);
+	}
+	if (a.is_const)
+		return probe_constant(x, a.la, size, write);
+	if (a.disp > INT32_MAX - 64) {
+		e_lea(e, true, HR_9, rm_mem(a.base, a.disp));
+		a = in_register(HR_9, 0);
+	}
+	if (a.disp)
+		e_lea(e, false, HR_10, rm_mem(a.base, a.disp));
+	else
+		e_op(e, false, 0x8b, HR_10, rm_reg(a.base));
+	e_shift_i(e, false, 5, HR_10, INDEX_SHIFT);
+	e_alu_i(e, false, 4, rm_reg(HR_10), INDEX_MASK);
+	if (a.disp + (int32_t)size == 1)
+		e_mov(e, tmp, a.base);
+	else
+		e_lea(e, true, tmp, rm_mem(a.base, a.disp + (int32_t)size - 1));
+	e_op(e, true, 0x33, tmp, rm_gs_at(tlb + offsetof(struct acc_tlb_entry, tag), HR_10));
+	e_alu_i(e, true, 7, rm_reg(tmp), GW_PAGE_MASK);
+	tr_slow_if(x, CC_A);
+	e_load(e, HR_10, rm_gs_at(tlb + offsetof(struct acc_tlb_entry, addend), HR_10));
+	return rm_sib(a.base, HR_10, 0, a.disp);
+}

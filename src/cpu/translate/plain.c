@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Data instructions: the guest's own opcode on host registers, its memory operand at the host address that the probe found;
+ * and the stack. Whatever is written back to c->gpr[] is written after the last host instruction that can fault.
+ */
+#include "cpu/translate/compile.h"
+
+static struct tr_rm gpr_slot(unsigned guest)
+{
+	return rm_gs(offsetof(struct vcpu, gpr) + 8 * guest);
+}
+
+/* ---- operands in registers ------------------------------------------------------------------------------------------------- */
+
+struct operands {
+	struct { uint8_t guest, host; bool is_written; } spilled[3];
+	unsigned n;
+	uint8_t pool[3];		/* scratch registers left */
+	unsigned n_pool;
+};
+
+static void pool_add(struct operands *s, unsigned reg)
+{
+	s->pool[s->n_pool++] = (uint8_t)reg;
+}
+
+/* The host register of an operand. One guest register is one host register, however often it is named. */
+static unsigned operand(struct tr_compiler *x, struct operands *s, unsigned guest, bool read, bool written)
+{
+	unsigned home = tr_home[guest], i;
+
+	if (home != HR_NONE)
+		return home;
+	for (i = 0; i < s->n && s->spilled[i].guest != guest; i++)
+		;
+	if (i == s->n) {
+		s->spilled[i].guest = (uint8_t)guest;
+		s->spilled[i].host = s->pool[--s->n_pool];
+		s->spilled[i].is_written = false;
+		s->n++;
+	}
+	if (read)
+		e_load(&x->e, s->spilled[i].host, gpr_slot(guest));
+	s->spilled[i].is_written |= written;
+	return s->spilled[i].host;
+}
+
+static void write_back(struct tr_compiler *x, const struct operands *s)
+{
+	for (unsigned i = 0; i < s->n; i++)
+		if (s->spilled[i].is_written)
+			e_store(&x->e, gpr_slot(s->spilled[i].guest), s->spilled[i].host);
+}
+
+/* ---- the instruction ------------------------------------------------------------------------------------------------------------ */
+
+static void prefixes(const struct tr_insn *t, struct tr_enc *q)
+{
+	static const uint8_t pp[] = { 0, 0x66, 0xf3, 0xf2 };
+	const struct insn *in = &t->in;
+
+	q->w = in->rex_w;
+	q->map = t->row->map & 15;
+	q->opcode = in->bytes[in->opc_off];
+	if (in->has_vex) {
+		q->vex = true;
+		q->vex_l = in->vex_l;
+		while (q->pp < 3 && pp[q->pp] != t->row->pfx)
+			q->pp++;
+		return;
+	}
+	q->p66 = in->pfx66;
+	q->lock = in->lock;
+	q->rex = in->rex;
+	if (t->row->pfx == 0xf2 || t->row->pfx == 0xf3)
+		q->rep = (uint8_t)t->row->pfx;
+}
+
+static void immediate(const struct insn *in, struct tr_enc *q)
+{
+	if (!in->imm_off)
+		return;
+	q->n_imm = (uint8_t)(in->len - in->imm_off);
+	memcpy(q->imm, in->bytes + in->imm_off, q->n_imm);
+}
+
+/* MOV between the accumulator and an absolute address has no form with ModRM: use that of the general MOV. */
+static void from_moffs(struct tr_enc *q)
+{
+	static const uint8_t opcode[4] = { 0x8a, 0x8b, 0x88, 0x89 };
+
+	q->opcode = opcode[q->opcode & 3];
+	q->reg = RAX;
+	q->n_imm = 0;
+}
+
+static void registers(struct tr_compiler *x, const struct tr_insn *t, struct tr_enc *q, struct operands *s)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(t->row->opnd); i++) {
+		bool written = (i == 0 && t->writes & TW_0) || (i == 1 && t->writes & TW_1);
+		bool read = !(t->writes & TW_PURE && (i == 0 || (i == 1 && t->writes & TW_1)));
+
+		switch (t->row->opnd[i]) {
+		case OE_REG:
+			q->reg = (uint8_t)operand(x, s, t->in.reg, read, written);
+			break;
+		case OE_RM:
+		case OE_RM_REG:
+			if (!t->in.has_mem)
+				q->rm = rm_reg(operand(x, s, t->in.rm, read, written));
+			break;
+		case OE_OPREG:
+			q->rm = rm_reg(operand(x, s, t->in.rm, read, written));
+			q->no_modrm = true;
+			q->opcode &= 0xf8;
+			break;
+		case OE_VGPR:
+			q->vvvv = (uint8_t)operand(x, s, t->in.vvvv, read, written);
+			break;
+		case OE_MOFFS:
+			from_moffs(q);
+			break;
+		default:
+			break;
+		}
+	}
+}
+
+static unsigned spilled_operands(const struct tr_insn *t)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(t->row->opnd); i++) {
+		unsigned enc = t->row->opnd[i];
+
+		n += (enc == OE_REG && tr_home[t->in.reg] == HR_NONE) || (enc == OE_VGPR && tr_home[t->in.vvvv] == HR_NONE);
+	}
+	return n;
+}
+
+void tr_plain(struct tr_compiler *x, const struct tr_insn *t)
+{
+	struct tr_enc q = { .rm = rm_reg(0) };
+	struct operands s = { .n = 0 };
+
+	prefixes(t, &q);
+	immediate(&t->in, &q);
+	if (t->row->ext >= 0)
+		q.reg = (uint8_t)t->row->ext;
+	pool_add(&s, HR_11);
+	if (t->in.has_mem) {
+		tr_flags_spill(x, t);
+		q.rm = tr_probe(x, tr_address(x, t), t->in.memsize, t->row->mem != M_R, HR_11);
+		if (q.rm.base == HR_9 && q.rm.index == HR_10 && spilled_operands(t) > 1) {
+			e_lea(&x->e, true, HR_9, q.rm);
+			q.rm = rm_mem(HR_9, 0);
+		}
+		if (q.rm.base != HR_9)
+			s.pool[s.n_pool++] = HR_9;
+		if (q.rm.base != HR_10 && q.rm.index != HR_10)
+			s.pool[s.n_pool++] = HR_10;
+	} else {
+		pool_add(&s, HR_9);
+		pool_add(&s, HR_10);
+		q.no_modrm = !t->in.has_modrm;
+	}
+	tr_flags_need(x, t);
+	registers(x, t, &q, &s);
+	if (t->in.has_mem || t->may_fault)
+		tr_may_fault(x);
+	e_put(&x->e, &q);
+	write_back(x, &s);
+	tr_flags_done(x, t);
+}
+
+/* ---- the stack ---------------------------------------------------------------------------------------------------------------------- */
+
+static struct tr_addr stack(int32_t disp)
+{
+	return (struct tr_addr){ .base = HR_15, .disp = disp };
+}
+
+static void move_sp(struct tr_compiler *x, int32_t by)
+{
+	e_lea(&x->e, true, HR_15, rm_mem(HR_15, by));
+}
+
+void tr_push(struct tr_compiler *x, const struct tr_insn *t)
+{
+	struct tr_rm m;
+
+	tr_flags_spill(x, t);
+	m = tr_probe(x, stack(-8), 8, true, HR_11);
+	if (t->row->opnd[0] == OE_IMM || t->row->opnd[0] == OE_IMM8) {
+		struct tr_enc q = { .w = true, .opcode = 0xc7, .rm = m, .n_imm = 4 };
+		int32_t v = (int32_t)t->in.imm;
+
+		memcpy(q.imm, &v, 4);
+		tr_may_fault(x);
+		e_put(&x->e, &q);
+	} else {
+		unsigned reg = tr_reg(x, t->in.rm, HR_11);
+
+		tr_may_fault(x);
+		e_store(&x->e, m, reg);
+	}
+	move_sp(x, -8);
+}
+
+void tr_push_mem(struct tr_compiler *x, const struct tr_insn *t)
+{
+	struct tr_rm m;
+
+	tr_flags_spill(x, t);
+	m = tr_probe(x, tr_address(x, t), 8, false, HR_11);
+	tr_may_fault(x);
+	e_load(&x->e, HR_9, m);
+	m = tr_probe(x, stack(-8), 8, true, HR_11);
+	tr_may_fault(x);
+	e_store(&x->e, m, HR_9);
+	move_sp(x, -8);
+}
+
+/* POP of SP itself: the value wins. */
+void tr_pop(struct tr_compiler *x, const struct tr_insn *t)
+{
+	unsigned home = tr_home[t->in.rm], to = home == HR_NONE ? HR_11 : home;
+	struct tr_rm m;
+
+	tr_flags_spill(x, t);
+	m = tr_probe(x, stack(0), 8, false, HR_11);
+	tr_may_fault(x);
+	e_load(&x->e, to, m);
+	if (to != HR_15)
+		move_sp(x, 8);
+	if (home == HR_NONE)
+		e_store(&x->e, gpr_slot(t->in.rm), to);
+}
+
+void tr_leave_frame(struct tr_compiler *x, const struct tr_insn *t)
+{
+	struct tr_rm m;
+
+	tr_flags_spill(x, t);
+	m = tr_probe(x, (struct tr_addr){ .base = HR_BP }, 8, false, HR_11);
+	tr_may_fault(x);
+	e_load(&x->e, HR_11, m);
+	e_lea(&x->e, true, HR_15, rm_mem(HR_BP, 8));
+	e_mov(&x->e, HR_BP, HR_11);
+}

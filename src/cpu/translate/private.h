@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Inside cpu/translate: units of code, the memory they live in, and what the files share.
+ *
+ * A unit is the translation of one block at one virtual address in one TLB mode. In host code, between any two guest
+ * instructions: GS holds the vCPU, twelve guest registers are in host registers (tr_home), the other four in c->gpr[]; the
+ * arithmetic flags are in RFLAGS, in c->cc, or dead; the host's stack is as the entry left it. At the borders of units flags
+ * are in c->cc or dead. r9, r10 and r11 are scratch.
+ *
+ * Three entries. `mapped` checks that the page of the unit is still the one fetched at its address; `checked` that nobody
+ * wants the vCPU and that the page's code has not changed; `body` nothing. Links forward within a page go to the body: page and
+ * code were checked when the page was entered, and nothing can change in between but by code that leaves. So every cycle of links
+ * contains a `checked` entry.
+ */
+#ifndef GW_CPU_TRANSLATE_PRIVATE_H
+#define GW_CPU_TRANSLATE_PRIVATE_H
+
+#include "cpu/translate/translate.h"
+
+#define TR_CODE_SIZE	(64u << 20)	/* default; GUESTWARD_TRANSLATE_MB */
+#define TR_UNIT_ROOM	(48u << 10)	/* no unit is longer */
+#define TR_META_SIZE	(24u << 20)
+#define TR_JUMP_BITS	13
+#define TR_MAX_FAULTS	(4 * CPU_BLOCK_MAX)
+
+/* Host registers by number. */
+enum { HR_AX, HR_CX, HR_DX, HR_BX, HR_SP, HR_BP, HR_SI, HR_DI, HR_8, HR_9, HR_10, HR_11, HR_12, HR_13, HR_14, HR_15, HR_NONE = 0xff };
+/* Where guest register n lives: a host register, or HR_NONE for c->gpr[n]. */
+extern const uint8_t tr_home[16];
+
+struct tr_unit;
+
+/* A direct branch from @from to @rip. Unlinked it goes to a stub that asks for the target. */
+struct tr_link {
+	struct tr_unit *from, *to;
+	struct tr_link *next;	/* of those that lead to @to */
+	uint64_t rip;
+	uint32_t at;		/* offset of the rel32 */
+	uint32_t stub;		/* offset of what it means unlinked */
+};
+
+/* A host instruction that may fault, and the stub that has the guest instruction executed by its handler. */
+struct tr_fault_at { uint32_t at, stub; };
+
+struct tr_unit {
+	struct cpu_block *b;
+	uint64_t rip;
+	uint8_t mode;		/* enum acc_mode */
+	bool dead;
+	uint8_t n_faults, n_links;
+	uint32_t index;
+	uint32_t mapped, checked, body, end;	/* offsets of code */
+	struct tr_unit *of_block, *of_page;	/* next in the lists of the block and of the page */
+	struct tr_page *page;
+	struct cpu_block *dep[2];	/* blocks whose code was looked at for flags */
+	struct tr_link link[2], *in;
+	struct tr_fault_at *fault;
+};
+
+/*
+ * A page with units. Its bytes are compared as a whole when the client may have written (verify_epoch); only if they differ
+ * each unit is looked at.
+ */
+struct tr_page {
+	struct mem_code *code;
+	const uint8_t *hva;
+	uint64_t epoch;
+	struct tr_page *next;
+	struct tr_unit *units;
+	uint8_t bytes[GW_PAGE_SIZE];
+};
+
+struct tr_jump { uint64_t rip, host; };
+
+#define TR_PAGE_HASH	1024u
+
+/* What emitted code and C know of each other: offsets of the routines made by glue.c. */
+struct tr_routines { uint32_t enter, one, edge, entry, stale, bail, indirect; };
+
+struct translator {
+	/* One memory file mapped twice; never writable and executable in one mapping. @jump lies before the code in both. */
+	uint8_t *rw, *rx;
+	uint32_t size, used, first;	/* of code; where units begin */
+	struct tr_routines at;
+	struct tr_jump *jump[ACC_N_MODES];	/* near the code, writable: targets of indirect branches */
+	uint8_t *near_base;
+	size_t near_size;
+
+	uint8_t *meta;			/* units, pages, tables */
+	size_t meta_used;
+	struct tr_unit **unit;		/* by index, in the order of their code */
+	uint32_t n_units, max_units;
+	struct tr_page *page[TR_PAGE_HASH];
+
+	void *compiler;			/* struct tr_compiler, too large for the stack */
+	uint64_t epoch;			/* fetch cache is good for this verify_epoch */
+	unsigned hot;
+	bool chain, tlb;
+	bool entered;			/* GS is the vCPU's */
+	uint64_t client_gs;
+	struct cpu_op pair[2];		/* an operation alone, and one that says that it was done */
+	bool done;
+	struct tr_stats stats;
+	uint64_t by_op[N_INSN_OPS];
+};
+
+static inline uint64_t tr_rx(const struct translator *k, uint32_t off) { return (uint64_t)(uintptr_t)(k->rx + off); }
+
+/* glue.c */
+struct tr_emit;
+void tr_emit_routines(struct vcpu *c, struct translator *k);
+/* callout.c: called by the routines. Those that give an address go on there; 0 leaves, to c->tr_tail if set. */
+bool tr_one(struct vcpu *c, uint32_t id);
+uint64_t tr_edge(struct vcpu *c, uint32_t id);
+uint64_t tr_entry(struct vcpu *c, uint32_t id);
+uint64_t tr_stale(struct vcpu *c, uint32_t id);
+uint64_t tr_bail(struct vcpu *c, uint32_t id);
+uint64_t tr_indirect(struct vcpu *c, uint32_t id);
+#define TR_ID(unit, k)	((unit) << 6 | (k))
+
+/* cache.c */
+void *tr_meta(struct translator *k, size_t size);	/* NULL: full */
+struct tr_unit *tr_find(const struct cpu_block *b, uint64_t rip, uint8_t mode);
+void tr_kill(struct translator *k, struct tr_unit *t);
+void tr_link_to(struct translator *k, struct tr_link *l, struct tr_unit *to);
+struct tr_page *tr_page_of(struct vcpu *c, const struct cpu_block *b);
+bool tr_page_verify(struct vcpu *c, struct tr_page *p);
+void tr_serialize(void);
+static inline struct tr_jump *tr_jump_slot(const struct translator *k, uint8_t mode, uint64_t rip)
+{
+	return &k->jump[mode][rip & ((1u << TR_JUMP_BITS) - 1)];
+}
+
+size_t tr_compiler_size(void);
+/* compile.c: NULL, the block cannot be translated (no room: everything was flushed; try again later). */
+struct tr_unit *tr_compile(struct vcpu *c, struct cpu_block *b, uint64_t rip);
+
+#endif

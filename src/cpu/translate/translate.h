@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The translator: hot decoded blocks become host code of the same instruction set. What the rest of cpu/ calls.
+ *
+ * A translated block is entered through op[0].fn like any other, so that dispatching, chaining and validity of blocks are
+ * block.c's and run.c's alone. The interpreter stays complete: whatever the translator does not know, and every access that
+ * its inline probe does not find, is executed by the instruction's own handler.
+ */
+#ifndef GW_CPU_TRANSLATE_H
+#define GW_CPU_TRANSLATE_H
+
+#include "cpu/block.h"
+
+struct translator;
+
+/*
+ * GUESTWARD_ENGINE, read when a vCPU is made: a list of words separated by commas.
+ *	interp		no translation
+ *	translate	translate hot blocks
+ *	no-chain	every block goes back to the dispatcher
+ *	no-tlb		every memory access goes to the interpreter's handler
+ *	hot=N		translate at the Nth execution
+ */
+int tr_new(struct vcpu *c);	/* 0 or -errno; c->translator stays NULL when there is nothing to translate with */
+void tr_free(struct vcpu *c);
+
+/* A block was built: have it counted. */
+void tr_adopt(struct vcpu *c, struct cpu_block *b);
+/* All blocks are about to be dropped. */
+void tr_flush(struct vcpu *c);
+
+/* Around the run loop: put the base of the vCPU where translated code looks for it, and the client's back. */
+void tr_enter(struct vcpu *c);
+void tr_leave(struct vcpu *c);
+
+/* Is @pc in translated code? */
+bool tr_owns_pc(const struct vcpu *c, uintptr_t pc);
+/* A host fault at @pc in translated code: where to go on instead, so that the handler of the instruction decides. 0: not ours. */
+uintptr_t tr_fault(const struct vcpu *c, uintptr_t pc);
+
+struct tr_stats {
+	uint64_t insns;		/* guest instructions executed in translated code */
+	uint64_t units, unit_insns, code_bytes, flushes, links, ones, bails, misses, stale;
+};
+/* NULL: no translator. */
+const struct tr_stats *tr_stats(const struct vcpu *c);
+/* How often the handler of operation @op was called from translated code. */
+uint64_t tr_ones(const struct vcpu *c, unsigned op);
+
+#endif
