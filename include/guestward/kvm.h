@@ -128,6 +128,157 @@ struct gw_set_trace {
 };
 #define GW_SET_TRACE	_IOW(GW_IOCTL_TYPE, 0xC1, struct gw_set_trace)
 
+/* ---- kernel integrity (Heki) -------------------------------------------------------------------------------------- */
+
+/*
+ * KVM_CHECK_EXTENSION: masks of KVM_HEKI_EXIT_REASON_*. KVM_ENABLE_CAP (VM) args[0]: the reasons that make exits from now on;
+ * an unknown bit or flags: -EINVAL. Names, payloads and what a re-entry does are the RFC v2 series'; its numbers (capabilities
+ * 235 and 236, exits 39 and 40) mean other things in today's KVM: GW_CAP_HEKI_RFC_NUMBERS switches a VM to them.
+ */
+#define KVM_CAP_HEKI_CONFIGURE		(GW_CAP_BASE + 0x10)
+#define KVM_CAP_HEKI_DENIAL		(GW_CAP_BASE + 0x11)
+#define GW_CAP_HEKI			(GW_CAP_BASE + 0x12)	/* 1: the GW_HEKI_* ioctls */
+#define GW_CAP_HEKI_RFC_NUMBERS		(GW_CAP_BASE + 0x13)
+#define KVM_EXIT_HEKI_CONFIGURE		(GW_EXIT_BASE + 0x10)
+#define KVM_EXIT_HEKI_DENIAL		(GW_EXIT_BASE + 0x11)
+#define GW_HEKI_RFC_CAP_CONFIGURE	235
+#define GW_HEKI_RFC_CAP_DENIAL		236
+#define GW_HEKI_RFC_EXIT_CONFIGURE	39
+#define GW_HEKI_RFC_EXIT_DENIAL		40
+
+#define KVM_HEKI_EXIT_REASON_CR0	(1ull << 0)
+#define KVM_HEKI_EXIT_REASON_CR4	(1ull << 1)
+#define KVM_HEKI_EXIT_REASON_MEM	(1ull << 2)	/* ours */
+#define KVM_HEKI_EXIT_REASON_REG	(1ull << 3)	/* ours: denials only */
+
+#define KVM_HC_LOCK_CR_UPDATE		13
+#define KVM_HC_PROTECT_MEMORY		14
+
+/* At the union of kvm_run (offset 32). */
+struct gw_run_heki_configure {
+	__u64 reason;
+	union {
+		__u64 cr_pinned;	/* bits that this call pinned; done already, the guest gets 0 */
+		struct {
+			__u64 gpa;	/* first of the list's first range */
+			__u64 pages;	/* of all ranges */
+			__u64 list;
+			__u64 reserved_mem[3];
+			__u64 refuse;	/* in: not 0: nothing is applied, the guest gets -EPERM */
+		} mem;
+		__u64 reserved[7];
+	};
+};
+
+#define GW_HEKI_INJECT		0	/* the guest gets its exception */
+#define GW_HEKI_RETRY		1	/* the access is judged again: the client changed something */
+#define GW_HEKI_IGNORE		2	/* the write vanishes, a read gives ones; a fetch is injected */
+#define GW_HEKI_SHUTDOWN	3
+
+#define GW_HEKI_ACCESS_R	0x001
+#define GW_HEKI_ACCESS_W	0x002
+#define GW_HEKI_ACCESS_X	0x004
+#define GW_HEKI_ACCESS_USER	0x008	/* user translation */
+#define GW_HEKI_ACCESS_CPL3	0x010
+#define GW_HEKI_ACCESS_WALK	0x020	/* by a page walk */
+#define GW_HEKI_ACCESS_PV	0x040	/* by the hypervisor for the guest */
+#define GW_HEKI_ACCESS_DMA	0x080
+#define GW_HEKI_ACCESS_GVA	0x100	/* gva is known */
+
+struct gw_run_heki_denial {
+	__u64 reason;
+	union {
+		struct {
+			__u64 value;	/* as the instruction gave it */
+			__u64 reg;	/* REG: 1 MSR, 2 GDTR, 3 IDTR, 4 LDTR, 5 TR */
+			__u64 index;	/* REG: the MSR */
+			__u64 reserved_cr[3];
+			__u64 action;
+		} cr;
+		struct {
+			__u64 gpa, gva;
+			__u64 access;	/* GW_HEKI_ACCESS_* */
+			__u64 attributes; /* in force, as in struct gw_heki_event */
+			__u64 rip, cr3;
+			__u64 action;	/* in: GW_HEKI_* ; 0 when the exit is made */
+		} mem;
+		__u64 reserved[7];
+	};
+};
+
+/* Attributes as the client sets them: what is taken away, so that 0 is unrestricted. */
+#define GW_HEKI_NR		(1ull << 0)
+#define GW_HEKI_NW		(1ull << 1)
+#define GW_HEKI_NX		(1ull << 2)	/* supervisor and user */
+#define GW_HEKI_NXS		(1ull << 4)	/* supervisor only */
+#define GW_HEKI_NXU		(1ull << 5)
+#define GW_HEKI_IMMUTABLE	(1ull << 6)	/* the guest's hypercall may not change it */
+#define GW_HEKI_SEALED		(1ull << 7)
+#define GW_HEKI_POKE		(1ull << 8)
+
+/* GW_HEKI_SET_ATTRIBUTES (VM): changes the bits of @mask on every frame of the range, and nothing else: KVM's own memory
+ * attributes stand beside these. GW_HEKI_ATTR_CLEAR: forget the range, the default holds (attributes and mask 0). -EINVAL:
+ * unknown or unmasked bits, unaligned or empty range, NR without NW and NX. */
+#define GW_HEKI_ATTR_CLEAR	(1ull << 0)
+struct gw_heki_attributes { __u64 address, size, attributes, mask, flags; };
+#define GW_HEKI_SET_ATTRIBUTES	_IOW(GW_IOCTL_TYPE, 0xD0, struct gw_heki_attributes)
+/* In: address. Out: the first range with attributes at or after it; -ENOENT: none. Runs may come in pieces. */
+#define GW_HEKI_GET_ATTRIBUTES	_IOWR(GW_IOCTL_TYPE, 0xD1, struct gw_heki_attributes)
+
+#define GW_HEKI_INJECT_DEFAULT	0
+#define GW_HEKI_INJECT_RFC	1
+#define GW_HEKI_SEALED_ONCE	0
+#define GW_HEKI_FROZEN		1
+#define GW_HEKI_MIRRORED	2
+#define GW_HEKI_POLICY_UNASSISTED	(1ull << 0)
+#define GW_HEKI_POLICY_LOCK_REGISTERS	(1ull << 1)
+#define GW_HEKI_POLICY_ALLOW_WX		(1ull << 2)
+#define GW_HEKI_POLICY_SHIELD		(1ull << 3)
+#define GW_HEKI_POLICY_KPROBES		(1ull << 4)
+struct gw_heki_policy { __u32 inject, dynamic; __u64 flags; };
+#define GW_HEKI_SET_POLICY	_IOW(GW_IOCTL_TYPE, 0xD2, struct gw_heki_policy)
+#define GW_HEKI_GET_POLICY	_IOR(GW_IOCTL_TYPE, 0xD3, struct gw_heki_policy)
+
+/* Pins, lock and default of the VM, for save and restore (attributes: see above). Setting assigns. */
+struct gw_heki_state { __u64 pinned_cr0, pinned_cr4, locked, default_attributes; };
+#define GW_HEKI_GET_STATE	_IOR(GW_IOCTL_TYPE, 0xD4, struct gw_heki_state)
+#define GW_HEKI_SET_STATE	_IOW(GW_IOCTL_TYPE, 0xD5, struct gw_heki_state)
+/* vCPU: the pins it is held to (0 until all are set in its registers). */
+struct gw_heki_vcpu { __u64 held_cr0, held_cr4; };
+#define GW_HEKI_GET_VCPU	_IOR(GW_IOCTL_TYPE, 0xD6, struct gw_heki_vcpu)
+#define GW_HEKI_SET_VCPU	_IOW(GW_IOCTL_TYPE, 0xD7, struct gw_heki_vcpu)
+/* VM, number: drop pins, attributes and lock, as a machine that is reset by its owner. 1: frames without W are zeroed first. */
+#define GW_HEKI_RESET		_IO(GW_IOCTL_TYPE, 0xD8)
+
+#define GW_HEKI_EV_DENIED	0
+#define GW_HEKI_EV_PINNED	1	/* gpa: 0 or 4; value: all pins */
+#define GW_HEKI_EV_PROTECTED	2	/* value: pages */
+#define GW_HEKI_EV_LOCKED	3	/* unassisted; gpa: first text frame; value: pages of text */
+#define GW_HEKI_EV_SEALED	4	/* new kernel code; hash */
+#define GW_HEKI_EV_RELEASED	5
+#define GW_HEKI_EV_POKED	6
+#define GW_HEKI_EV_REFUSED	7
+#define GW_HEKI_EV_CLIENT	8
+#define GW_HEKI_EV_DEFECT	9
+struct gw_heki_event {
+	__u64 seq, insns;
+	__u32 kind, vcpu, reason, access;
+	__u64 gpa, gva, value, rip, cr3;
+	__u32 attributes;	/* what is allowed: 1 R, 2 W, 4 supervisor X, 8 user X, 16 immutable, 32 sealed, 64 poke */
+	__u32 repeat;		/* further ones like this */
+	__u8 hash[32];		/* SHA-256 */
+};
+/* GW_HEKI_EVENTS (VM): events after @seq into @buf, at most @max. Returns how many. A gap in seq: events were overwritten. */
+struct gw_heki_events { __u64 seq, buf; __u32 max, pad; };
+#define GW_HEKI_EVENTS		_IOW(GW_IOCTL_TYPE, 0xD9, struct gw_heki_events)
+struct gw_heki_counters {
+	__u64 denied_read, denied_write, denied_fetch, denied_walk, denied_pv, denied_cr, denied_reg;
+	__u64 pokes, sealed, released, hypercalls, refused, exits, store_bytes, lock_ns;
+};
+#define GW_HEKI_COUNTERS	_IOR(GW_IOCTL_TYPE, 0xDA, struct gw_heki_counters)
+
+_Static_assert(sizeof(struct gw_run_heki_configure) == 64 && sizeof(struct gw_run_heki_denial) == 64, "ABI");
+_Static_assert(sizeof(struct gw_heki_event) == 112, "ABI");
 _Static_assert(sizeof(struct kvm_userspace_memory_region2) == 160, "KVM ABI");
 _Static_assert(sizeof(struct kvm_run) == 2352, "KVM ABI");
 _Static_assert(sizeof(struct gw_dump) == 32, "ABI");

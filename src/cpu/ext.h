@@ -28,7 +28,7 @@ enum cpu_ext_answer {
 
 /* A write that an instruction at CPL 0 wants to do; the operand has been read, nothing has changed yet. */
 struct cpu_ext_write {
-	const struct acc_cpu *cpu;	/* CRs and EFER before the write are here */
+	const struct acc_cpu *cpu;	/* whose; opaque to rooms */
 	uint8_t reg;			/* enum cpu_ext_reg */
 	uint32_t index;
 	uint64_t value;			/* as the instruction gives it, reserved bits included */

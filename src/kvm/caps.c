@@ -44,10 +44,12 @@ long kvm_check_extension(struct vm *vm, unsigned long cap)
 
 		return n > 0 ? n : 1;
 	}
+	if (kvm_heki_hides(vm, cap))
+		return kvm_heki_check_extension(vm, cap);
 	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++)
 		if (rows[i].cap == cap)
 			return rows[i].value;
-	return 0;
+	return kvm_heki_check_extension(vm, cap);
 }
 
 /* ---- enabling: each with vm->lock held, but for SPLIT_IRQCHIP -------------------------------------------------------------- */
@@ -153,18 +155,26 @@ static const struct { uint32_t cap; long (*fn)(struct vm *vm, uint64_t arg); } e
 	{ KVM_CAP_X86_APIC_BUS_CYCLES_NS, bus_cycles },
 };
 
+static long enable_row(struct vm *vm, const struct kvm_enable_cap *cap)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(enable_rows); i++)
+		if (enable_rows[i].cap == cap->cap)
+			return enable_rows[i].fn(vm, cap->args[0]);
+	return -EINVAL;
+}
+
 long kvm_enable_cap_vm(struct vm *vm, const struct kvm_enable_cap *cap)
 {
-	long ret = -EINVAL;
+	long ret;
 
 	if (cap->flags)
 		return -EINVAL;
 	if (cap->cap == KVM_CAP_SPLIT_IRQCHIP)
 		return vm_create_irqchip(vm, true, cap->args[0]);
 	pthread_mutex_lock(&vm->lock);
-	for (unsigned i = 0; i < ARRAY_SIZE(enable_rows); i++)
-		if (enable_rows[i].cap == cap->cap)
-			ret = enable_rows[i].fn(vm, cap->args[0]);
+	ret = kvm_heki_enable_cap(vm, cap);
+	if (ret == -ENOENT)
+		ret = enable_row(vm, cap);
 	pthread_mutex_unlock(&vm->lock);
 	return ret;
 }

@@ -68,6 +68,22 @@ extern const unsigned kvm_n_system_rows, kvm_n_vm_rows, kvm_n_vcpu_rows;
 
 long kvm_ioctl(struct kvm_file *f, uint32_t nr, unsigned long arg);
 
+/* heki.c */
+long kvm_heki_check_extension(struct vm *vm, unsigned long cap);
+bool kvm_heki_hides(struct vm *vm, unsigned long cap);	/* the number means Heki in this VM, not what KVM means by it */
+long kvm_heki_enable_cap(struct vm *vm, const struct kvm_enable_cap *cap);
+long kvm_heki_set_attributes(struct kvm_call *k);
+long kvm_heki_get_attributes(struct kvm_call *k);
+long kvm_heki_set_policy(struct kvm_call *k);
+long kvm_heki_get_policy(struct kvm_call *k);
+long kvm_heki_get_state(struct kvm_call *k);
+long kvm_heki_set_state(struct kvm_call *k);
+long kvm_heki_get_vcpu(struct kvm_call *k);
+long kvm_heki_set_vcpu(struct kvm_call *k);
+long kvm_heki_reset(struct kvm_call *k);
+long kvm_heki_events(struct kvm_call *k);
+long kvm_heki_counters(struct kvm_call *k);
+
 /* caps.c. @vm NULL: asked of the system descriptor. */
 long kvm_check_extension(struct vm *vm, unsigned long cap);
 long kvm_enable_cap_vm(struct vm *vm, const struct kvm_enable_cap *cap);

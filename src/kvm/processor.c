@@ -309,6 +309,8 @@ const struct kvm_row kvm_vcpu_rows[] = {
 	{ KVM_HAS_DEVICE_ATTR,		ARG_IN,		.fn = has_device_attr },
 	{ KVM_GET_NESTED_STATE,		ARG_ANY,	.fn = invalid },
 	{ KVM_SET_NESTED_STATE,		ARG_ANY,	.fn = invalid },
+	{ GW_HEKI_GET_VCPU,		ARG_OUT,	.fn = kvm_heki_get_vcpu },
+	{ GW_HEKI_SET_VCPU,		ARG_IN,		.fn = kvm_heki_set_vcpu },
 	{ GW_DUMP,			ARG_INOUT,	.fn = dump, .is_unlocked = true },
 };
 const unsigned kvm_n_vcpu_rows = ARRAY_SIZE(kvm_vcpu_rows);

@@ -106,7 +106,10 @@ bool vm_hypercall(struct vcpu *c)
 	}
 	if (c->acc.cpl)
 		ret = HC_EPERM;
-	else if (nr != HC_MAP_GPA_RANGE)
+	else if (nr == HEKI_HC_LOCK_CR || nr == HEKI_HC_PROTECT_MEM) {
+		if (!vm_heki_hypercall(v, nr, x.a, &ret))
+			return false;
+	} else if (nr != HC_MAP_GPA_RANGE)
 		ret = dispatch(v, nr, &x);
 	else if (map_gpa_exit(v, &x, &ret))
 		return false;

@@ -188,6 +188,7 @@ static int set_common(struct vm_vcpu *v, const struct kvm_sregs2 *s, const __u64
 	if (vm_set_apic_base(v, s->apic_base))
 		return -EINVAL;
 	commit(v, s, pdptrs);
+	heki_vcpu_registers_set(v->vm->heki, &v->c.acc);
 	return 0;
 }
 

@@ -83,6 +83,10 @@ static int complete(struct vm_vcpu *v)
 	uint8_t data[8];
 
 	v->pending = VM_PENDING_NONE;
+	if (what == VM_PENDING_HEKI) {
+		vm_heki_complete(v, moved);
+		return 1;
+	}
 	if (moved && what != VM_PENDING_MMIO_WRITE && what != VM_PENDING_NONE) {
 		drop_io(v);
 		v->msr_answer.valid = v->hypercall_answer.valid = false;
@@ -113,6 +117,7 @@ static int complete(struct vm_vcpu *v)
 		v->hypercall_answer.valid = true;
 		v->hypercall_answer.ret = v->run->hypercall.ret;
 		return 1;
+	case VM_PENDING_HEKI:
 	case VM_PENDING_NONE:
 		return 1;
 	}
@@ -192,6 +197,10 @@ static int guard_exit(struct vm_vcpu *v)
 {
 	const struct acc_exit *x = &v->c.guard_exit;
 
+	if (vm_heki_is_exit(v, x)) {
+		v->heki_exit = *x;
+		v->pending = VM_PENDING_HEKI;
+	}
 	v->run->exit_reason = x->reason;
 	memset(v->run->padding, 0, sizeof(v->run->padding));
 	memcpy(v->run->padding, x->data, sizeof(x->data));

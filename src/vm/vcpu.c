@@ -87,6 +87,7 @@ static int build(struct vm *vm, unsigned id, struct vm_vcpu **out, int *fd)
 	err = cpu_init(&v->c, vm->acc, &vm_cpu_env, v, index);
 	if (err)
 		goto unmap;
+	v->c.exts = &vm->exts;
 	if (vm->irqchip) {
 		/* Visible to the chip's calls before the chip knows the LAPIC; nobody else looks beyond n_vcpus. */
 		atomic_store(&vm->vcpu[index], v);

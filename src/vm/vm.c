@@ -52,6 +52,11 @@ static void list_guards(struct vm *vm)
 {
 	vm->guards.n = 0;
 	vm->guards.any_walk = false;
+	/* First: what may never happen is refused before a monitor is asked to wait for it; a watched page's denial it is told. */
+	vm->guards.guard[vm->guards.n++] = (struct acc_guard){ .ops = &heki_guard_ops, .state = vm->heki };
+
+	vm->exts.ext[vm->exts.n].ops = &heki_ext_ops;
+	vm->exts.ext[vm->exts.n++].state = vm->heki;
 }
 
 static void init_fields(struct vm *vm)
@@ -83,14 +88,19 @@ int vm_create(unsigned long type, struct vm **out)
 	if (!vm)
 		return -ENOMEM;
 	init_fields(vm);
+	err = vm_heki_new(vm);
+	if (err)
+		goto free_vm;
 	list_guards(vm);
 	err = mem_code_map_new(&vm->code);
 	if (err)
-		goto free_vm;
+		goto free_heki;
 	err = acc_vm_new(&vm->guards, vm->code, &vm->acc);
 	if (err)
 		goto free_code;
-	err = dev_timers_create(&vm->timers, NULL, NULL);
+	err = vm_heki_start(vm);
+	if (!err)
+		err = dev_timers_create(&vm->timers, NULL, NULL);
 	if (err)
 		goto free_acc;
 	gw_trace(vm_create, -1, 0, (void *)vm);
@@ -100,6 +110,8 @@ free_acc:
 	acc_vm_free(vm->acc);
 free_code:
 	mem_code_map_free(vm->code);
+free_heki:
+	heki_free(vm->heki);
 free_vm:
 	pthread_mutex_destroy(&vm->lock);
 	pthread_mutex_destroy(&vm->io_lock);
@@ -136,6 +148,7 @@ static void destroy(struct vm *vm)
 	free_dirty_logs(vm);
 	acc_vm_free(vm->acc);
 	mem_code_map_free(vm->code);
+	heki_free(vm->heki);
 	vm_stats_free(atomic_load(&vm->stats_file));
 	free(vm->zones);
 	if (vm->ring_fd >= 0)

@@ -24,6 +24,7 @@
 #include "dev/irqchip.h"
 #include "dev/lapic.h"
 #include "dev/pvclock.h"
+#include "heki/heki.h"
 #include "mem/mem.h"
 
 #define VM_MAX_VCPUS	DEV_MAX_VCPUS
@@ -58,6 +59,7 @@ enum vm_pending {
 	VM_PENDING_MMIO_WRITE,
 	VM_PENDING_MSR,
 	VM_PENDING_HYPERCALL,
+	VM_PENDING_HEKI,
 };
 
 /* Counters of one vCPU that the cpu folder does not keep; names in stats.def. */
@@ -120,6 +122,8 @@ struct vm_vcpu {
 	uint32_t pending_len;		/* bytes of data in the port page or in run->mmio */
 	struct { bool valid, is_error; uint32_t index; uint64_t data; } msr_answer;
 	struct { bool valid; uint64_t ret; } hypercall_answer;
+	struct acc_exit heki_exit;	/* as it was told */
+	uint64_t heki_next_rip;
 
 	/* Time. */
 	uint64_t tsc_ratio;		/* guest ticks per host tick, 32.32 */
@@ -146,6 +150,10 @@ struct vm {
 	unsigned fork_generation;	/* of vm_fork_generation() when created */
 	pthread_mutex_t lock;
 	struct acc_guards guards;
+	struct cpu_exts exts;
+	struct heki *heki;
+	bool is_shielding;		/* some of the client's mapping was made read-only */
+	bool has_heki_rfc_numbers;
 	struct acc_vm *acc;
 	struct mem_code_map *code;
 	struct dev_timers *timers;
@@ -285,6 +293,15 @@ int vm_set_apic_base(struct vm_vcpu *v, uint64_t value);
 /* ---- hypercall.c ------------------------------------------------------------------------------------------------- */
 
 bool vm_hypercall(struct vcpu *c);
+
+/* ---- heki.c ------------------------------------------------------------------------------------------------------ */
+
+int vm_heki_new(struct vm *vm);
+int vm_heki_start(struct vm *vm);
+bool vm_heki_hypercall(struct vm_vcpu *v, uint64_t nr, const uint64_t a[4], int64_t *ret);
+/* Is @x one of the two exits of kernel integrity, and then: KVM_RUN came back. @moved: the client changed RIP. */
+bool vm_heki_is_exit(const struct vm_vcpu *v, const struct acc_exit *x);
+void vm_heki_complete(struct vm_vcpu *v, bool moved);
 
 /* ---- clock.c ----------------------------------------------------------------------------------------------------- */
 

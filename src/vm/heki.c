@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Kernel integrity's place in the VM: what the room needs of its machine, the two exits and how they are completed, and the
+ * policy that the environment gives to clients that know nothing of it. What is judged, and how, is in src/heki.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/log.h"
+#include "base/trace.h"
+#include "cpu/op.h"
+#include "vm/vm.h"
+
+/* ---- what the room needs -------------------------------------------------------------------------------------------------- */
+
+static void forget(void *opaque, struct gfn first, uint64_t n, uint8_t rights)
+{
+	struct vm *vm = opaque;
+
+	acc_forget(vm->acc, NULL, first, n, rights);
+}
+
+static bool has_memory(void *opaque, struct gfn first, uint64_t n)
+{
+	struct vm *vm = opaque;
+	const struct mem_map *map;
+	uint64_t at = first.v;
+
+	acc_host_begin(vm->acc);
+	map = acc_vm_map(vm->acc);
+	while (at - first.v < n) {
+		const struct mem_slot *s = mem_slot_of_gfn(map, GFN(at));
+
+		if (!s)
+			break;
+		at = s->first.v + s->n_pages;
+	}
+	acc_host_end(vm->acc);
+	return at - first.v >= n;
+}
+
+/* One page or less. @write: past a shield of ours. */
+static bool move_piece(struct vm *vm, struct gpa gpa, uint8_t *buf, size_t len, bool write)
+{
+	const struct mem_slot *s = mem_slot_of_gfn(acc_vm_map(vm->acc), gpa_gfn(gpa));
+	uint8_t *hva, *page;
+
+	if (!s || !s->hva)
+		return false;
+	hva = mem_slot_hva(s, gpa);
+	if (!write) {
+		memcpy(buf, hva, len);
+		return true;
+	}
+	page = (uint8_t *)((uintptr_t)hva & ~(uintptr_t)GW_PAGE_MASK);
+	if (vm->is_shielding)
+		mprotect(page, GW_PAGE_SIZE, PROT_READ | PROT_WRITE);
+	memcpy(hva, buf, len);
+	acc_store_done(vm->acc, hva, (unsigned)len);
+	if (vm->is_shielding && !(heki_get(vm->heki, gpa_gfn(gpa), NULL) & HEKI_W))
+		mprotect(page, GW_PAGE_SIZE, PROT_READ);
+	return true;
+}
+
+static bool move(struct vm *vm, struct gpa gpa, uint8_t *buf, size_t len, bool write)
+{
+	bool ok = true;
+
+	acc_host_begin(vm->acc);
+	while (len && ok) {
+		size_t n = GW_PAGE_SIZE - (gpa.v & GW_PAGE_MASK);
+
+		n = n < len ? n : len;
+		ok = move_piece(vm, gpa, buf, n, write);
+		gpa.v += n;
+		buf += n;
+		len -= n;
+	}
+	acc_host_end(vm->acc);
+	return ok;
+}
+
+static bool owner_read(void *opaque, struct gpa gpa, void *buf, size_t len)
+{
+	return move(opaque, gpa, buf, len, false);
+}
+
+static bool owner_write(void *opaque, struct gpa gpa, const void *buf, size_t len)
+{
+	return move(opaque, gpa, (uint8_t *)(uintptr_t)buf, len, true);
+}
+
+static struct vm_vcpu *vcpu_of(const struct acc_cpu *cpu)
+{
+	return vm_vcpu_of((struct vcpu *)(uintptr_t)cpu);	/* acc is its first member */
+}
+
+static bool guest_read(void *opaque, const struct acc_cpu *cpu, struct gpa gpa, void *buf, size_t len)
+{
+	return vm_pv_read(vcpu_of(cpu), gpa, buf, len);
+}
+
+static void regs(void *opaque, const struct acc_cpu *cpu, struct heki_regs *out)
+{
+	const struct vcpu *c = (const struct vcpu *)(const void *)cpu;
+
+	*out = (struct heki_regs){
+		.rip = c->rip, .insns = c->stats.insns, .cr0 = cpu->cr0, .cr3 = cpu->cr3, .cr4 = cpu->cr4, .efer = cpu->efer,
+		.star = c->msr.star, .lstar = c->msr.lstar, .cstar = c->msr.cstar, .sfmask = c->msr.sfmask, .sysenter_cs = c->msr.sysenter_cs,
+		.sysenter_esp = c->msr.sysenter_esp, .sysenter_eip = c->msr.sysenter_eip, .gdt_base = c->gdtr.base, .idt_base = c->idtr.base,
+		.gdt_limit = c->gdtr.limit, .idt_limit = c->idtr.limit, .ldtr = c->seg[SEG_LDTR].sel, .tr = c->seg[SEG_TR].sel,
+		.cpl = cpu->cpl, .vcpu = c->index,
+	};
+	if (c->machine)
+		out->apic_base = vm_get_apic_base(vcpu_of(cpu));
+}
+
+/* The new value is used by walks that begin after the forgetting that follows every change of the store. */
+static void judge_walks(void *opaque)
+{
+	struct vm *vm = opaque;
+
+	for (unsigned i = 0; i < vm->guards.n; i++)
+		if (vm->guards.guard[i].ops == &heki_guard_ops)
+			__atomic_store_n(&vm->guards.guard[i].judges_walks, true, __ATOMIC_RELAXED);
+	__atomic_store_n(&vm->guards.any_walk, true, __ATOMIC_RELAXED);
+}
+
+static void shield(void *opaque, struct gfn first, uint64_t n, bool read_only)
+{
+	struct vm *vm = opaque;
+	uint64_t at = first.v, end = first.v + n;
+
+	vm->is_shielding = true;
+	acc_host_begin(vm->acc);
+	while (at < end) {
+		const struct mem_slot *s = mem_slot_of_gfn(acc_vm_map(vm->acc), GFN(at));
+		uint64_t len;
+
+		if (!s) {
+			at++;
+			continue;
+		}
+		len = s->first.v + s->n_pages - at;
+		len = len < end - at ? len : end - at;
+		if (s->hva && mprotect(mem_slot_hva(s, gfn_gpa(GFN(at))), len << GW_PAGE_SHIFT, read_only ? PROT_READ : PROT_READ | PROT_WRITE))
+			gw_log(GW_LOG_WARN, "heki: the client's mapping of guest memory cannot be made read-only: %s", strerror(errno));
+		at += len;
+	}
+	acc_host_end(vm->acc);
+}
+
+static void log_text(void *opaque, const char *text)
+{
+	gw_log(GW_LOG_WARN, "%s", text);
+}
+
+static const struct heki_host host = {
+	.forget = forget, .has_memory = has_memory, .read = owner_read, .write = owner_write, .guest_read = guest_read, .regs = regs,
+	.judge_walks = judge_walks, .shield = shield, .log = log_text,
+};
+
+/* ---- life --------------------------------------------------------------------------------------------------------------------- */
+
+/* GUESTWARD_HEKI: words for clients that know nothing of it, as guestward(1) has them. */
+static int policy_from_env(struct heki *h)
+{
+	const char *text = getenv("GUESTWARD_HEKI");
+	struct heki_policy p = { 0 };
+
+	if (!text || !*text)
+		return 0;
+	if (!heki_policy_parse(&p, text)) {
+		gw_log(GW_LOG_ERROR, "GUESTWARD_HEKI has a word that is not known: %s", text);
+		return -EINVAL;
+	}
+	return heki_policy_set(h, &p);
+}
+
+int vm_heki_new(struct vm *vm)
+{
+	struct heki_exits numbers = { .nr_configure = KVM_EXIT_HEKI_CONFIGURE, .nr_denial = KVM_EXIT_HEKI_DENIAL };
+	int err = heki_new(&host, vm, &vm->heki);
+
+	if (err)
+		return err;
+	heki_exits_set(vm->heki, &numbers);
+	return 0;
+}
+
+/* When the access path is there: a policy makes it forget. */
+int vm_heki_start(struct vm *vm)
+{
+	return policy_from_env(vm->heki);
+}
+
+/* ---- hypercalls and exits --------------------------------------------------------------------------------------------------------- */
+
+/* True: done, *ret is RAX. False: an exit was noted; KVM_RUN returns before RAX is set. */
+bool vm_heki_hypercall(struct vm_vcpu *v, uint64_t nr, const uint64_t a[4], int64_t *ret)
+{
+	struct vcpu *c = &v->c;
+	bool exit;
+
+	if (nr == HEKI_HC_LOCK_CR)
+		*ret = heki_hc_lock_cr(v->vm->heki, &c->acc, a, &exit, &c->guard_exit);
+	else
+		*ret = heki_hc_protect(v->vm->heki, &c->acc, a[0], &exit, &c->guard_exit);
+	if (!exit)
+		return true;
+	c->exit = CPU_EXIT_GUARD;
+	c->stop = true;
+	/* VMCALL and VMMCALL, prefixes and all. */
+	v->heki_next_rip = cpu_op_next_rip(c, c->cur);
+	return false;
+}
+
+bool vm_heki_is_exit(const struct vm_vcpu *v, const struct acc_exit *x)
+{
+	struct heki_exits e;
+
+	heki_exits_get(v->vm->heki, &e);
+	return (x->reason == e.nr_configure || x->reason == e.nr_denial) && x->err == 0;
+}
+
+/* Fields that the guard wants back are read from the client's page once. */
+static uint64_t answer_word(const struct vm_vcpu *v)
+{
+	return __atomic_load_n((const uint64_t *)(const void *)(v->run->padding + 7 * sizeof(uint64_t)), __ATOMIC_RELAXED);
+}
+
+static void complete_configure(struct vm_vcpu *v, bool moved)
+{
+	struct vcpu *c = &v->c;
+	int64_t ret = 0;
+
+	if (v->heki_exit.data[0] == HEKI_REASON_MEM)
+		ret = heki_hc_protect_end(v->vm->heki, &c->acc, answer_word(v) == 0);
+	c->gpr[RAX] = c->mode == INSN_MODE_64 ? (uint64_t)ret : (uint32_t)ret;
+	if (!moved)
+		c->rip = v->heki_next_rip & c->rip_mask;
+	c->shadow = 0;
+}
+
+static void shut_down(struct vcpu *c)
+{
+	memset(&c->ev.exception, 0, sizeof(c->ev.exception));
+	c->ev.interrupt.injected = c->ev.nmi.injected = false;
+	c->ev.triple_fault = true;
+}
+
+static void complete_denial(struct vm_vcpu *v, bool moved)
+{
+	const struct acc_exit *x = &v->heki_exit;
+	struct vcpu *c = &v->c;
+	/* Where the series has no action field, 0 stands in its reserved words: inject. */
+	uint64_t action = answer_word(v);
+
+	if (action == HEKI_SHUTDOWN) {
+		shut_down(c);
+		return;
+	}
+	if (x->data[0] != HEKI_REASON_MEM && action == HEKI_INJECT) {
+		/* Whatever the client did to registers. */
+		cpu_fault(c, VEC_GP, 0);
+		c->stop = false;
+		return;
+	}
+	if (moved || action > HEKI_IGNORE || action == HEKI_RETRY)
+		return;
+	c->alone_wanted = true;
+	heki_answer(v->vm->heki, &c->acc, x, (enum heki_action)action);
+}
+
+void vm_heki_complete(struct vm_vcpu *v, bool moved)
+{
+	struct heki_exits e;
+
+	heki_exits_get(v->vm->heki, &e);
+	if (v->heki_exit.reason == e.nr_configure)
+		complete_configure(v, moved);
+	else
+		complete_denial(v, moved);
+}
