@@ -7,7 +7,7 @@ CACHE ?= cache
 
 GUESTWARD = $(BUILD)/src/tool/guestward
 
-.PHONY: all run test bench presubmit clean
+.PHONY: all run test stress bench presubmit clean
 
 all: $(BUILD)/build.ninja
 	ninja -C $(BUILD)
@@ -21,10 +21,19 @@ run: all
 	tools/fetch-kernel $(KERNEL_PACKAGE)
 	$(GUESTWARD) boot --kernel=$(CACHE)/$(KERNEL_PACKAGE)/kernel --modules=$(CACHE)/$(KERNEL_PACKAGE)/modules $(ARGS)
 
-# The tests that boot a kernel want it there; without a network they are skipped, and say so.
+# The tests that boot a kernel want it there, and those with real clients want QEMU; without a network they are skipped, and
+# say so.
+CLIENT_PACKAGES = qemu-system-x86 seabios ovmf
 test: all
+	-tools/install-deps $(CLIENT_PACKAGES)
 	-tools/fetch-kernel $(KERNEL_PACKAGE)
 	meson test -C $(BUILD) --print-errorlogs
+
+# Every machine type, interrupt controller, CPU model and firmware QEMU can be asked for here: hours on two CPUs.
+stress: all
+	tools/install-deps $(CLIENT_PACKAGES)
+	tools/fetch-kernel $(KERNEL_PACKAGE)
+	tests/clients/clients_test.sh $(abspath $(GUESTWARD)) $(abspath $(CACHE)) $(abspath tests/clients) all
 
 bench: all
 	bench/run

@@ -1,0 +1,44 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# `guestward run`: what it starts, what it refuses, and in how many words. TAP on standard output.
+# Usage: run_test.sh GUESTWARD
+set -u
+gw=$1
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+n=0
+check() { # NAME STATUS-WANTED STATUS [PATTERN]: and at most one line of complaint
+	n=$((n + 1))
+	if [ "$2" = "$3" ] && [ "$(wc -l <"$dir/err")" -le 1 ] && { [ $# -lt 4 ] || grep -q -- "$4" "$dir/out" "$dir/err"; }; then
+		echo "ok $n - $1"
+	else
+		echo "not ok $n - $1"
+		echo "# status $3, wanted $2${4:+, and a line with: $4}"
+		sed 's/^/# /' "$dir/out" "$dir/err"
+	fi
+}
+run() { "$gw" run "$@" >"$dir/out" 2>"$dir/err"; }
+
+run -- sh -c 'exit 5'; check "the program's status comes back" 5 $?
+run sh -c 'echo "$0 $1"' a b; check 'its arguments are its own' 0 $? '^a b$'
+run -- sh -c '[ -c /dev/kvm ] && [ -w /dev/kvm ] && echo there'; check 'it finds a device' 0 $? '^there$'
+run -- sh -c 'sh -c "[ -c /dev/kvm ] && echo there"'; check 'and so do the programs it starts' 0 $? '^there$'
+LD_PRELOAD=libm.so.6 run -- sh -c 'echo "$LD_PRELOAD"'; check 'another preloaded library stays' 0 $? 'shim.so:libm.so.6$'
+run --log="$dir/log" --trace=all -- sh -c 'cd / && echo "$GUESTWARD_LOG $GUESTWARD_TRACE"'; check 'log and trace are passed on' 0 $? "^$dir/log all$"
+run -- no-such-program; check 'a program that is not there' 1 $? 'no-such-program'
+run -- /etc/passwd; check 'a file that is no program' 1 $? 'passwd'
+run; [ $? = 2 ]; st=$?; : >"$dir/err"; check 'no program at all is a mistake' 0 $st
+if [ -x /bin/busybox ] && "$gw" run -- /bin/busybox true 2>"$dir/err"; then :; fi
+if grep -q 'statically linked' "$dir/err"; then
+	run -- /bin/busybox true; check 'a static program is refused' 1 $? 'statically linked'
+	printf '#!/bin/busybox sh\nexit 0\n' >"$dir/script"; chmod +x "$dir/script"
+	run -- "$dir/script"; check 'and so is a script for one' 1 $? 'statically linked'
+fi
+printf '#!/bin/sh\necho from a script\n' >"$dir/script"; chmod +x "$dir/script"
+run -- "$dir/script"; check 'a script runs' 0 $? 'from a script'
+cp /bin/true "$dir/theirs"; chmod 4755 "$dir/theirs"
+if [ "$(id -u)" = 0 ] && chown 65534 "$dir/theirs" 2>/dev/null && chmod 4755 "$dir/theirs"; then
+	run -- "$dir/theirs"; check 'a set-user-id program is refused' 1 $? "another user's rights"
+fi
+run --log="$dir/none/log" -- true; check 'a log that cannot be written is refused' 1 $? 'cannot write'
+echo "1..$n"
