@@ -151,6 +151,10 @@ struct cpu_env {
 	/* MSRs that the cpu folder does not own (APIC, clocks, PV, filters). 0 done; 1 #GP(0); 2 exit wanted (CPU_EXIT_MSR). */
 	int (*rdmsr)(struct vcpu *c, uint32_t index, uint64_t *value);
 	int (*wrmsr)(struct vcpu *c, uint32_t index, uint64_t value);
+	/* A guest instruction's access to any MSR, before it is judged: 0 go on; 1 #GP(0); 2 exit; 3 the client has done it (reads:
+	 * *value). And after it was refused: 1 or 2. NULL, both: nobody filters. */
+	int (*msr_first)(struct vcpu *c, uint32_t index, bool write, uint64_t *value);
+	int (*msr_refused)(struct vcpu *c, uint32_t index, bool write, uint64_t value);
 	uint64_t (*tsc)(struct vcpu *c);
 	void (*set_tsc)(struct vcpu *c, uint64_t value);
 	uint8_t (*get_cr8)(struct vcpu *c);

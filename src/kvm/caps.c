@@ -34,7 +34,8 @@ static const struct { uint32_t cap; long value; } rows[] = {
 	{ KVM_CAP_SREGS2, 1 }, { KVM_CAP_EXIT_HYPERCALL, EXIT_HYPERCALLS }, { KVM_CAP_BINARY_STATS_FD, 1 },
 	{ KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1 }, { KVM_CAP_SYS_ATTRIBUTES, 1 }, { KVM_CAP_USER_MEMORY2, 1 },
 	{ KVM_CAP_MEMORY_FAULT_INFO, 1 }, { KVM_CAP_VM_TYPES, 1 }, { KVM_CAP_X86_APIC_BUS_CYCLES_NS, 1 },
-	{ KVM_CAP_MULTI_ADDRESS_SPACE, 1 }, { GW_CAP_DUMP, 1 }, { GW_CAP_TRACE, GW_N_TRACE_POINTS },
+	{ KVM_CAP_MULTI_ADDRESS_SPACE, 1 }, { KVM_CAP_X86_USER_SPACE_MSR, 7 }, { KVM_CAP_X86_MSR_FILTER, 1 },
+	{ KVM_CAP_MSR_PLATFORM_INFO, 1 }, { GW_CAP_DUMP, 1 }, { GW_CAP_TRACE, GW_N_TRACE_POINTS },
 };
 
 long kvm_check_extension(struct vm *vm, unsigned long cap)
@@ -142,6 +143,20 @@ static long bus_cycles(struct vm *vm, uint64_t arg)
 	return dev_irqchip_set_bus_cycle_ns(vm->irqchip, arg);
 }
 
+static long user_space_msr(struct vm *vm, uint64_t arg)
+{
+	if (arg & ~(uint64_t)(KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER))
+		return -EINVAL;
+	vm->msr_exit_reasons = (uint32_t)arg;
+	return 0;
+}
+
+static long platform_info(struct vm *vm, uint64_t arg)
+{
+	vm->is_platform_info_hidden = !arg;
+	return 0;
+}
+
 static const struct { uint32_t cap; long (*fn)(struct vm *vm, uint64_t arg); } enable_rows[] = {
 	{ KVM_CAP_X2APIC_API, x2apic_api },
 	{ KVM_CAP_X86_DISABLE_EXITS, disable_exits },
@@ -153,6 +168,8 @@ static const struct { uint32_t cap; long (*fn)(struct vm *vm, uint64_t arg); } e
 	{ KVM_CAP_EXIT_ON_EMULATION_FAILURE, emulation_failure },
 	{ KVM_CAP_MAX_VCPU_ID, max_vcpu_id },
 	{ KVM_CAP_X86_APIC_BUS_CYCLES_NS, bus_cycles },
+	{ KVM_CAP_X86_USER_SPACE_MSR, user_space_msr },
+	{ KVM_CAP_MSR_PLATFORM_INFO, platform_info },
 };
 
 static long enable_row(struct vm *vm, const struct kvm_enable_cap *cap)

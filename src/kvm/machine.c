@@ -285,6 +285,53 @@ static long get_stats_fd(struct kvm_call *k)
 	return vm_stats_open(k->vm, NULL);
 }
 
+/* ---- MSR filter ---------------------------------------------------------------------------------------------------------- */
+
+static long copy_range(const struct kvm_msr_filter_range *from, struct vm_msr_range *to)
+{
+	size_t bytes = ((size_t)from->nmsrs + 63) / 64 * 8;
+
+	if (!from->flags || from->flags & ~(uint32_t)(KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE))
+		return -EINVAL;
+	if (bytes > KVM_MSR_FILTER_MAX_BITMAP_SIZE)
+		return -EINVAL;
+	to->bitmap = malloc(bytes);
+	if (!to->bitmap)
+		return -ENOMEM;
+	to->flags = from->flags;
+	to->base = from->base;
+	to->n = from->nmsrs;
+	return kvm_copy_in(to->bitmap, (uintptr_t)from->bitmap, bytes);
+}
+
+static long set_msr_filter(struct kvm_call *k)
+{
+	const struct kvm_msr_filter *in = k->data;
+	struct vm_msr_filter *f;
+	bool empty = true;
+	long err = 0;
+
+	if (in->flags & ~(uint32_t)KVM_MSR_FILTER_DEFAULT_DENY)
+		return -EINVAL;
+	for (unsigned i = 0; i < KVM_MSR_FILTER_MAX_RANGES; i++)
+		empty &= !in->ranges[i].nmsrs;
+	if (empty && in->flags)
+		return -EINVAL;
+	f = calloc(1, sizeof(*f));
+	if (!f)
+		return -ENOMEM;
+	f->deny = in->flags & KVM_MSR_FILTER_DEFAULT_DENY;
+	for (unsigned i = 0; i < KVM_MSR_FILTER_MAX_RANGES && !err; i++)
+		if (in->ranges[i].nmsrs)
+			err = copy_range(&in->ranges[i], &f->range[f->n++]);
+	if (err) {
+		vm_msr_filter_free(f);
+		return err;
+	}
+	vm_msr_set_filter(k->vm, f);
+	return 0;
+}
+
 /* ---- what is not there --------------------------------------------------------------------------------------------------- */
 
 static long no_device(struct kvm_call *k)
@@ -346,6 +393,7 @@ const struct kvm_row kvm_vm_rows[] = {
 	{ GW_HEKI_RESET,		ARG_ANY,	.fn = kvm_heki_reset },
 	{ GW_HEKI_EVENTS,		ARG_IN,		.fn = kvm_heki_events },
 	{ GW_HEKI_COUNTERS,		ARG_OUT,	.fn = kvm_heki_counters },
+	{ KVM_X86_SET_MSR_FILTER,	ARG_IN,		.fn = set_msr_filter },
 	{ KVM_CREATE_DEVICE,		ARG_INOUT,	.fn = no_device },
 	{ KVM_XEN_HVM_CONFIG,		ARG_IN,		.fn = invalid },
 };

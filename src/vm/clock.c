@@ -362,6 +362,11 @@ static uint64_t run_delay(void)
 	return delay;
 }
 
+bool vm_steal_due(const struct vm_vcpu *v)
+{
+	return v->steal_msr & 1 && __rdtsc() - v->steal_at > (uint64_t)vm_host_tsc_khz() * 10;
+}
+
 /* Guest ABI: steal u64, version u32 (odd while writing), flags u32, preempted u8. */
 void vm_steal_update(struct vm_vcpu *v)
 {
@@ -370,6 +375,7 @@ void vm_steal_update(struct vm_vcpu *v)
 
 	if (!(v->steal_msr & 1))
 		return;
+	v->steal_at = __rdtsc();
 	now = run_delay();
 	if (now > v->run_delay_ns)
 		v->steal_ns += now - v->run_delay_ns;

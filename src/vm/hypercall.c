@@ -93,11 +93,6 @@ bool vm_hypercall(struct vcpu *c)
 	uint64_t nr = c->gpr[RAX];
 	int64_t ret;
 
-	if (v->hypercall_answer.valid) {
-		v->hypercall_answer.valid = false;
-		ret = (int64_t)v->hypercall_answer.ret;
-		goto done;
-	}
 	v->stats.hypercalls++;
 	if (!x.is_long) {
 		nr = (uint32_t)nr;
@@ -115,7 +110,6 @@ bool vm_hypercall(struct vcpu *c)
 		return false;
 	gw_trace(hypercall, (int)v->index, c->stats.insns, (unsigned long long)nr, (unsigned long long)x.a[0],
 		 (unsigned long long)x.a[1], (unsigned long long)x.a[2], (unsigned long long)x.a[3], (long long)ret);
-done:
 	c->gpr[RAX] = x.is_long ? (uint64_t)ret : (uint32_t)ret;
 	return true;
 }

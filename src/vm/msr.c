@@ -156,8 +156,67 @@ int vm_msr_set(struct vm_vcpu *v, uint32_t index, uint64_t value)
 
 /* ---- the guest --------------------------------------------------------------------------------------------------------- */
 
-/* The client wants to answer for MSRs nobody knows. */
-static int unknown(struct vcpu *c, uint32_t index, bool write, uint64_t value, uint32_t reason)
+int vm_env_rdmsr(struct vcpu *c, uint32_t index, uint64_t *value)
+{
+	return get(vm_vcpu_of(c), index, false, value) ? 1 : 0;
+}
+
+int vm_env_wrmsr(struct vcpu *c, uint32_t index, uint64_t value)
+{
+	return set(vm_vcpu_of(c), index, false, value) ? 1 : 0;
+}
+
+/* ---- the client's filter and exits ---------------------------------------------------------------------------------------- */
+
+void vm_msr_filter_free(struct vm_msr_filter *filter)
+{
+	for (unsigned i = 0; filter && i < filter->n; i++)
+		free(filter->range[i].bitmap);
+	free(filter);
+}
+
+void vm_msr_set_filter(struct vm *vm, struct vm_msr_filter *filter)
+{
+	struct vm_msr_filter *old;
+
+	pthread_rwlock_wrlock(&vm->filter_lock);
+	old = vm->msr_filter;
+	vm->msr_filter = filter;
+	atomic_store(&vm->has_msr_filter, filter != NULL);
+	pthread_rwlock_unlock(&vm->filter_lock);
+	vm_msr_filter_free(old);
+}
+
+static bool filter_allows(const struct vm_msr_filter *f, uint32_t index, bool write)
+{
+	uint32_t op = write ? KVM_MSR_FILTER_WRITE : KVM_MSR_FILTER_READ;
+
+	for (unsigned i = 0; i < f->n; i++) {
+		const struct vm_msr_range *r = &f->range[i];
+		uint32_t at = index - r->base;
+
+		if (at < r->n && r->flags & op)
+			return r->bitmap[at / 8] >> at % 8 & 1;
+	}
+	return !f->deny;
+}
+
+static bool is_allowed(struct vm *vm, uint32_t index, bool write)
+{
+	bool ok = true;
+
+	/* x2APIC registers are never filtered. */
+	if (likely(!atomic_load_explicit(&vm->has_msr_filter, memory_order_relaxed)) || (index >= 0x800 && index <= 0x8ff))
+		return true;
+	pthread_rwlock_rdlock(&vm->filter_lock);
+	if (vm->msr_filter)
+		ok = filter_allows(vm->msr_filter, index, write);
+	pthread_rwlock_unlock(&vm->filter_lock);
+	return ok;
+}
+
+/* #GP(0), or an exit if the client wants to know of this reason. */
+static int refuse(struct vcpu *c, uint32_t index, bool write, uint64_t value, uint32_t reason)
 {
 	if (!(vm_vcpu_of(c)->vm->msr_exit_reasons & reason))
 		return 1;
@@ -168,43 +227,38 @@ static int unknown(struct vcpu *c, uint32_t index, bool write, uint64_t value, u
 	return 2;
 }
 
-/* The answer to the exit this very instruction made: 0 or 1; -1: there is none. */
-static int answered(struct vm_vcpu *v, uint32_t index, uint64_t *value)
-{
-	bool valid = v->msr_answer.valid && v->msr_answer.index == index;
-
-	v->msr_answer.valid = false;
-	if (!valid)
-		return -1;
-	if (value)
-		*value = v->msr_answer.data;
-	return v->msr_answer.is_error;
-}
-
-int vm_env_rdmsr(struct vcpu *c, uint32_t index, uint64_t *value)
+int vm_env_msr_first(struct vcpu *c, uint32_t index, bool write, uint64_t *value)
 {
 	struct vm_vcpu *v = vm_vcpu_of(c);
-	int r = answered(v, index, value);
 
-	if (r >= 0)
-		return r;
-	r = get(v, index, false, value);
-	gw_trace(msr_read, (int)v->index, c->stats.insns, index, (unsigned long long)*value, !r);
-	if (r)
-		return unknown(c, index, false, 0, r == -ENOENT ? KVM_MSR_EXIT_REASON_UNKNOWN : KVM_MSR_EXIT_REASON_INVAL);
+	/* The instruction that made the exit runs again: this is its answer. */
+	if (unlikely(v->msr_answer.valid)) {
+		v->msr_answer.valid = false;
+		if (v->msr_answer.index == index && v->msr_answer.is_write == write) {
+			if (!write)
+				*value = v->msr_answer.data;
+			return v->msr_answer.is_error ? 1 : 3;
+		}
+	}
+	if (!is_allowed(v->vm, index, write))
+		return refuse(c, index, write, *value, KVM_MSR_EXIT_REASON_FILTER);
+	if (unlikely(index == MSR_PLATFORM_INFO && !write && v->vm->is_platform_info_hidden))
+		return refuse(c, index, false, 0, KVM_MSR_EXIT_REASON_INVAL);
+	gw_trace(msr, (int)v->index, c->stats.insns, index, write ? "write" : "read", (unsigned long long)(write ? *value : 0));
 	return 0;
 }
 
-int vm_env_wrmsr(struct vcpu *c, uint32_t index, uint64_t value)
+static bool is_known(struct vm_vcpu *v, uint32_t index)
+{
+	uint64_t unused;
+
+	return cpu_msr_owned(&v->c, index) || get(v, index, true, &unused) != -ENOENT;
+}
+
+int vm_env_msr_refused(struct vcpu *c, uint32_t index, bool write, uint64_t value)
 {
 	struct vm_vcpu *v = vm_vcpu_of(c);
-	int r = answered(v, index, NULL);
 
-	if (r >= 0)
-		return r;
-	r = set(v, index, false, value);
-	gw_trace(msr_write, (int)v->index, c->stats.insns, index, (unsigned long long)value, !r);
-	if (r)
-		return unknown(c, index, true, value, r == -ENOENT ? KVM_MSR_EXIT_REASON_UNKNOWN : KVM_MSR_EXIT_REASON_INVAL);
-	return 0;
+	gw_trace(msr_refused, (int)v->index, c->stats.insns, index, write ? "write" : "read");
+	return refuse(c, index, write, value, is_known(v, index) ? KVM_MSR_EXIT_REASON_INVAL : KVM_MSR_EXIT_REASON_UNKNOWN);
 }

@@ -89,7 +89,7 @@ static int complete(struct vm_vcpu *v)
 	}
 	if (moved && what != VM_PENDING_MMIO_WRITE && what != VM_PENDING_NONE) {
 		drop_io(v);
-		v->msr_answer.valid = v->hypercall_answer.valid = false;
+		v->msr_answer.valid = false;
 		return 1;
 	}
 	switch (what) {
@@ -114,8 +114,8 @@ static int complete(struct vm_vcpu *v)
 		v->msr_answer.data = v->run->msr.data;
 		return 1;
 	case VM_PENDING_HYPERCALL:
-		v->hypercall_answer.valid = true;
-		v->hypercall_answer.ret = v->run->hypercall.ret;
+		/* RIP is past the instruction already. */
+		v->c.gpr[RAX] = v->c.mode == INSN_MODE_64 ? v->run->hypercall.ret : (uint32_t)v->run->hypercall.ret;
 		return 1;
 	case VM_PENDING_HEKI:
 	case VM_PENDING_NONE:
@@ -231,6 +231,7 @@ static int msr_exit(struct vm_vcpu *v)
 	run->msr.index = v->c.msr_exit.index;
 	run->msr.data = v->c.msr_exit.write ? v->c.msr_exit.data : 0;
 	v->msr_answer.index = v->c.msr_exit.index;
+	v->msr_answer.is_write = v->c.msr_exit.write;
 	v->pending = VM_PENDING_MSR;
 	v->stats.msr_exits++;
 	return 0;
@@ -440,6 +441,8 @@ static void handle_requests(struct vm_vcpu *v)
 {
 	uint32_t r;
 
+	if (vm_steal_due(v))
+		vm_steal_update(v);
 	if (likely(!atomic_load_explicit(&v->requests, memory_order_relaxed)))
 		return;
 	r = atomic_exchange(&v->requests, 0);

@@ -173,7 +173,7 @@ void vm_vcpu_kick(struct vm_vcpu *v, uint32_t bits)
 	atomic_thread_fence(memory_order_seq_cst);
 	if (atomic_load(&v->is_blocked) && write(v->wake_fd, &one, sizeof(one)) < 0)
 		gw_log(GW_LOG_WARN, "vCPU %u could not be woken: %s", v->id, strerror(errno));
-	v->stats.host_kicks++;
+	__atomic_fetch_add(&v->stats.host_kicks, 1, __ATOMIC_RELAXED);
 }
 
 void vm_vcpu_request(struct vm_vcpu *v, uint32_t requests)

@@ -67,6 +67,7 @@ static void init_fields(struct vm *vm)
 	pthread_mutex_init(&vm->io_lock, NULL);
 	pthread_mutex_init(&vm->tsc_lock, NULL);
 	pthread_mutex_init(&vm->resample_lock, NULL);
+	pthread_rwlock_init(&vm->filter_lock, NULL);
 	vm->ring_fd = vm->epoll_fd = vm->epoll_stop_fd = -1;
 	vm->default_tsc_khz = vm_host_tsc_khz();
 	vm->identity_addr = 0xfffbc000;
@@ -117,6 +118,7 @@ free_vm:
 	pthread_mutex_destroy(&vm->io_lock);
 	pthread_mutex_destroy(&vm->tsc_lock);
 	pthread_mutex_destroy(&vm->resample_lock);
+	pthread_rwlock_destroy(&vm->filter_lock);
 	free(vm);
 	return err;
 }
@@ -151,12 +153,14 @@ static void destroy(struct vm *vm)
 	heki_free(vm->heki);
 	vm_stats_free(atomic_load(&vm->stats_file));
 	free(vm->zones);
+	vm_msr_filter_free(vm->msr_filter);
 	if (vm->ring_fd >= 0)
 		close(vm->ring_fd);
 	pthread_mutex_destroy(&vm->lock);
 	pthread_mutex_destroy(&vm->io_lock);
 	pthread_mutex_destroy(&vm->tsc_lock);
 	pthread_mutex_destroy(&vm->resample_lock);
+	pthread_rwlock_destroy(&vm->filter_lock);
 	free(vm);
 }
 

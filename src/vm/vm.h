@@ -37,8 +37,7 @@
 #define VM_COALESCED_MAX ((4096u - sizeof(struct kvm_coalesced_mmio_ring)) / sizeof(struct kvm_coalesced_mmio))
 
 /* Quirks that DISABLE_QUIRKS2 may switch off, because both behaviours are built. */
-#define VM_QUIRKS (KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE | \
-		   KVM_X86_QUIRK_FIX_HYPERCALL_INSN | KVM_X86_QUIRK_SLOT_ZAP_ALL)
+#define VM_QUIRKS (KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE | KVM_X86_QUIRK_SLOT_ZAP_ALL)
 
 struct vm;
 struct vm_ioeventfd;
@@ -120,8 +119,7 @@ struct vm_vcpu {
 	enum vm_pending pending;
 	uint64_t pending_rip;
 	uint32_t pending_len;		/* bytes of data in the port page or in run->mmio */
-	struct { bool valid, is_error; uint32_t index; uint64_t data; } msr_answer;
-	struct { bool valid; uint64_t ret; } hypercall_answer;
+	struct { bool valid, is_error, is_write; uint32_t index; uint64_t data; } msr_answer;
 	struct acc_exit heki_exit;	/* as it was told */
 	uint64_t heki_next_rip;
 
@@ -134,7 +132,7 @@ struct vm_vcpu {
 	bool is_guest_stopped;		/* KVMCLOCK_CTRL */
 	bool is_pv_eoi_armed;
 	uint32_t steal_version;
-	uint64_t steal_ns, run_delay_ns;
+	uint64_t steal_ns, run_delay_ns, steal_at;	/* steal_at: host TSC of the last update */
 	bool is_pv_enforced;		/* KVM_CAP_ENFORCE_PV_FEATURE_CPUID */
 	uint32_t pv_features;		/* 0x40000001 EAX as set */
 
@@ -143,6 +141,14 @@ struct vm_vcpu {
 };
 
 struct vm_zone { uint64_t addr; uint32_t size; bool pio; };
+
+/* KVM_X86_SET_MSR_FILTER: the first range that holds the index and names the operation decides. */
+struct vm_msr_range { uint32_t flags, base, n; uint8_t *bitmap; };
+struct vm_msr_filter {
+	bool deny;
+	unsigned n;
+	struct vm_msr_range range[KVM_MSR_FILTER_MAX_RANGES];
+};
 
 struct vm {
 	_Atomic unsigned refs;
@@ -202,6 +208,9 @@ struct vm {
 	uint64_t hypercall_exits;
 	bool is_emulation_exit, is_exception_payload, is_platform_info_hidden;
 	uint64_t dirty_protect;		/* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 */
+	pthread_rwlock_t filter_lock;	/* a leaf */
+	struct vm_msr_filter *msr_filter;
+	_Atomic bool has_msr_filter;
 	uint64_t tss_addr, identity_addr;
 	uint64_t apic_bus_ns;
 };
@@ -320,10 +329,8 @@ int vm_pv_msr_get(struct vm_vcpu *v, uint32_t index, bool host, uint64_t *value)
 int vm_pv_msr_set(struct vm_vcpu *v, uint32_t index, bool host, uint64_t value);
 void vm_clock_update(struct vm_vcpu *v);
 void vm_steal_update(struct vm_vcpu *v);
-void vm_steal_preempted(struct vm_vcpu *v, bool preempted);
-bool vm_pv_eoi_pending_write(struct vm_vcpu *v);
-void vm_pv_eoi_sync(struct vm_vcpu *v);
-void vm_pv_eoi_arm(struct vm_vcpu *v);
+/* It is time (10 ms) to tell the guest again. */
+bool vm_steal_due(const struct vm_vcpu *v);
 /* Guest memory on the host's behalf (origin PV), through the access path. False: not plain memory, or refused. */
 bool vm_pv_read(struct vm_vcpu *v, struct gpa gpa, void *buf, size_t len);
 bool vm_pv_write(struct vm_vcpu *v, struct gpa gpa, const void *buf, size_t len);
@@ -352,6 +359,11 @@ int vm_msr_get(struct vm_vcpu *v, uint32_t index, uint64_t *value);
 int vm_msr_set(struct vm_vcpu *v, uint32_t index, uint64_t value);
 int vm_env_rdmsr(struct vcpu *c, uint32_t index, uint64_t *value);
 int vm_env_wrmsr(struct vcpu *c, uint32_t index, uint64_t value);
+int vm_env_msr_first(struct vcpu *c, uint32_t index, bool write, uint64_t *value);
+int vm_env_msr_refused(struct vcpu *c, uint32_t index, bool write, uint64_t value);
+/* KVM_X86_SET_MSR_FILTER; takes @filter over (NULL: none). */
+void vm_msr_set_filter(struct vm *vm, struct vm_msr_filter *filter);
+void vm_msr_filter_free(struct vm_msr_filter *filter);
 
 /* ---- regs.c, state.c, debug.c ------------------------------------------------------------------------------------- */
 

@@ -757,6 +757,92 @@ static void hypercalls_answer(void **state)
 	rig_close(&r);
 }
 
+static void enable(struct rig *r, uint32_t cap, uint64_t arg)
+{
+	struct kvm_enable_cap c = { .cap = cap, .args = { arg } };
+
+	assert_int_equal(rig_ioctl(r->vm, KVM_ENABLE_CAP, &c), 0);
+}
+
+/* mov ecx,174; rdmsr; mov ebx,eax; mov ecx,12345678; wrmsr; rdmsr; hlt */
+static const uint8_t msr_code[] = {
+	0x66, 0xb9, 0x74, 0x01, 0, 0, 0x0f, 0x32, 0x66, 0x89, 0xc3, 0x66, 0xb9, 0x78, 0x56, 0x34, 0x12, 0x0f, 0x30, 0x0f, 0x32, 0xf4,
+};
+
+static void msrs_go_to_the_client(void **state)
+{
+	struct kvm_msr_filter filter = { .ranges = { { .flags = KVM_MSR_FILTER_READ, .base = 0x174, .nmsrs = 1 } } };
+	uint8_t denied[8] = { 0 };
+	struct rig r;
+
+	rig_open(&r, RIG_CPUID);
+	filter.ranges[0].bitmap = denied;
+	assert_int_equal(rig_ioctl(r.vm, KVM_X86_SET_MSR_FILTER, &filter), 0);
+	enable(&r, KVM_CAP_X86_USER_SPACE_MSR, 7);
+	rig_code(&r, msr_code, sizeof(msr_code));
+	assert_int_equal(rig_run(&r), 0);
+	assert_int_equal(r.run->exit_reason, KVM_EXIT_X86_RDMSR);
+	assert_int_equal(r.run->msr.reason, KVM_MSR_EXIT_REASON_FILTER);
+	assert_int_equal(r.run->msr.index, 0x174);
+	r.run->msr.data = 0x55;
+	assert_int_equal(rig_run(&r), 0);
+	assert_int_equal(r.run->exit_reason, KVM_EXIT_X86_WRMSR);
+	assert_int_equal(r.run->msr.reason, KVM_MSR_EXIT_REASON_UNKNOWN);
+	assert_int_equal(r.run->msr.index, 0x12345678);
+	assert_int_equal(r.run->msr.data & 0xffffffff, 0x55);
+	assert_int_equal(rig_run(&r), 0);
+	assert_int_equal(r.run->exit_reason, KVM_EXIT_X86_RDMSR);
+	r.run->msr.data = 0x1122334455667788;
+	halts(&r);
+	assert_int_equal(regs_of(r.vcpu).rbx, 0x55);
+	assert_int_equal(regs_of(r.vcpu).rax, 0x55667788);
+	assert_int_equal(regs_of(r.vcpu).rdx, 0x11223344);
+	rig_close(&r);
+}
+
+/* Without the capability, and with an error as the answer: #GP(0), which goes to vector 13. */
+static void msr_errors_are_gp(void **state)
+{
+	static const uint8_t at_gp[] = { 0xb3, 0x77, 0xf4 };	/* mov bl,77; hlt */
+	struct rig r;
+
+	for (unsigned asked = 0; asked < 2; asked++) {
+		rig_open(&r, RIG_CPUID);
+		memcpy(r.ram + 0x3000, at_gp, sizeof(at_gp));
+		ivt(&r, 13, 0x3000);
+		rig_code(&r, msr_code, sizeof(msr_code));
+		if (asked) {
+			enable(&r, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_UNKNOWN);
+			assert_int_equal(rig_run(&r), 0);
+			assert_int_equal(r.run->exit_reason, KVM_EXIT_X86_WRMSR);
+			r.run->msr.error = 1;
+		}
+		halts(&r);
+		assert_int_equal(regs_of(r.vcpu).rbx & 0xff, 0x77);
+		rig_close(&r);
+	}
+}
+
+static void map_gpa_range_goes_to_the_client(void **state)
+{
+	/* mov eax,12; mov ebx,1000; mov ecx,1; xor edx,edx; vmcall; hlt */
+	static const uint8_t code[] = { 0x66, 0xb8, 12, 0, 0, 0, 0x66, 0xbb, 0, 0x10, 0, 0, 0x66, 0xb9, 1, 0, 0, 0, 0x66, 0x31, 0xd2, 0x0f, 0x01, 0xc1, 0xf4 };
+	struct rig r;
+
+	rig_open(&r, RIG_CPUID);
+	enable(&r, KVM_CAP_EXIT_HYPERCALL, 1 << 12);
+	rig_code(&r, code, sizeof(code));
+	assert_int_equal(rig_run(&r), 0);
+	assert_int_equal(r.run->exit_reason, KVM_EXIT_HYPERCALL);
+	assert_int_equal(r.run->hypercall.nr, 12);
+	assert_int_equal(r.run->hypercall.args[0], 0x1000);
+	assert_int_equal(r.run->hypercall.args[1], 1);
+	r.run->hypercall.ret = 0x33;
+	halts(&r);
+	assert_int_equal(regs_of(r.vcpu).rax, 0x33);
+	rig_close(&r);
+}
+
 static void breakpoint_of_the_client(void **state)
 {
 	static const uint8_t code[] = { 0x90, 0xcc, 0xf4 };
@@ -826,6 +912,9 @@ int main(void)
 		{ "code that the client changes between exits is seen", client_writes_code },
 		{ "a running vCPU can be dumped", dump_of_a_running_vcpu },
 		{ "hypercalls answer, unknown ones with -1000", hypercalls_answer },
+		{ "filtered and unknown MSRs go to a client that wants them", msrs_go_to_the_client },
+		{ "an MSR the client refuses, or nobody knows, is #GP", msr_errors_are_gp },
+		{ "MAP_GPA_RANGE goes to the client and its answer to RAX", map_gpa_range_goes_to_the_client },
 		{ "INT3 is the client's when it debugs", breakpoint_of_the_client },
 		{ "single stepping by the client leaves no TF behind", single_step_by_the_client },
 	};

@@ -58,6 +58,27 @@ static bool finish(struct vcpu *c, const struct cpu_op *o, int result)
 	return false;
 }
 
+/* What the client wants to say before and after the processor does. */
+static int guest_get(struct vcpu *c, uint32_t index, uint64_t *v)
+{
+	int r = c->env->msr_first ? c->env->msr_first(c, index, false, v) : 0;
+
+	if (r)
+		return r == 3 ? 0 : r;
+	r = cpu_msr_get(c, index, v, false);
+	return r == 1 && c->env->msr_refused ? c->env->msr_refused(c, index, false, 0) : r;
+}
+
+static int guest_set(struct vcpu *c, uint32_t index, uint64_t v)
+{
+	int r = c->env->msr_first ? c->env->msr_first(c, index, true, &v) : 0;
+
+	if (r)
+		return r == 3 ? 0 : r;
+	r = cpu_msr_set(c, index, v, false);
+	return r == 1 && c->env->msr_refused ? c->env->msr_refused(c, index, true, v) : r;
+}
+
 void sys_rdmsr(struct vcpu *c, const struct cpu_op *o)
 {
 	uint64_t v;
@@ -65,7 +86,7 @@ void sys_rdmsr(struct vcpu *c, const struct cpu_op *o)
 	if (!sys_need_cpl0(c, o))
 		return;
 	sys_begin(c, o);
-	if (!finish(c, o, cpu_msr_get(c, (uint32_t)c->gpr[RCX], &v, false)))
+	if (!finish(c, o, guest_get(c, (uint32_t)c->gpr[RCX], &v)))
 		return;
 	c->gpr[RAX] = (uint32_t)v;
 	c->gpr[RDX] = v >> 32;
@@ -84,7 +105,7 @@ void sys_wrmsr(struct vcpu *c, const struct cpu_op *o)
 	a = sys_ext(c, CPU_EXT_MSR, index, v);
 	if (unlikely(a == CPU_EXT_FAULT || a == CPU_EXT_LEAVE))
 		return;
-	if (likely(a == CPU_EXT_ALLOW) && !finish(c, o, cpu_msr_set(c, index, v, false)))
+	if (likely(a == CPU_EXT_ALLOW) && !finish(c, o, guest_set(c, index, v)))
 		return;
 	CPU_NEXT(c, o);
 }
