@@ -26,7 +26,8 @@ run: all
 CLIENT_PACKAGES = qemu-system-x86 seabios ovmf
 test: all
 	-tools/install-deps $(CLIENT_PACKAGES)
-	-tools/fetch-kernel $(KERNEL_PACKAGE)
+	-tools/fetch-kernel linux-image-cloud-amd64
+	-tools/fetch-kernel linux-image-amd64
 	meson test -C $(BUILD) --print-errorlogs
 
 # Every machine type, interrupt controller, CPU model and firmware QEMU can be asked for here: hours on two CPUs.
