@@ -7,7 +7,7 @@ CACHE ?= cache
 
 GUESTWARD = $(BUILD)/src/tool/guestward
 
-.PHONY: all run test stress bench presubmit clean
+.PHONY: all run test stress bench presubmit install clean
 
 all: $(BUILD)/build.ninja
 	ninja -C $(BUILD)
@@ -41,6 +41,9 @@ bench: all
 
 presubmit:
 	tools/presubmit
+
+install: all
+	meson install -C $(BUILD)
 
 clean:
 	rm -rf $(BUILD)

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "boot.h"
+#include "check.h"
 #include "dump.h"
 #include "exit_codes.h"
 #include "run.h"
@@ -19,6 +20,7 @@ static const struct subcommand {
 	const char *summary;		/* NULL: not shown */
 } subcommands[] = {
 	{ "boot", boot_main, "boot a Linux kernel in a small machine on this terminal" },
+	{ "check", check_main, "what this host offers, and why something would be slow" },
 	{ "dump", dump_main, "show a running VM: registers, events, code, a page walk" },
 	{ "run", run_main, "run a program that uses /dev/kvm, such as QEMU" },
 	{ "watch", later_main, NULL },
