@@ -91,6 +91,10 @@ void host_x87_load(struct vcpu *c)
 
 	memcpy(f.b, c->fpu.area, sizeof(f.b));
 	fx_put32(f.b, FX_MXCSR, mxcsr);
+	/* Until an instruction sets them: one without a memory operand keeps the data pointer, for one. */
+	c->host->fip = fx_get64(f.b, FX_FIP);
+	c->host->fdp = fx_get64(f.b, FX_FDP);
+	c->host->fop = fx_get16(f.b, FX_FOP);
 	fxrstor(&f);
 	c->fpu.x87_live = true;
 }

@@ -68,27 +68,33 @@ static struct tr_page **page_slot(struct translator *k, const struct mem_code *c
 	return &k->page[h >> 54 & (TR_PAGE_HASH - 1)];
 }
 
-/* The page of @b with the bytes of @b in its copy. */
+struct tr_page *tr_page_find(struct translator *k, const struct cpu_block *b)
+{
+	struct tr_page *p = *page_slot(k, b->code);
+
+	while (p && p->code != b->code)
+		p = p->next;
+	return p;
+}
+
 struct tr_page *tr_page_of(struct vcpu *c, const struct cpu_block *b)
 {
 	struct translator *k = c->translator;
-	struct tr_page **slot = page_slot(k, b->code), *p;
-	unsigned off = (uintptr_t)b->hva & GW_PAGE_MASK;
+	struct tr_page **slot = page_slot(k, b->code), *p = tr_page_find(k, b);
 
-	for (p = *slot; p && (p->code != b->code || p->hva != b->hva - off); p = p->next)
-		;
 	if (!p) {
-		p = tr_meta(k, sizeof(*p));
+		p = k->n_pages < TR_MAX_PAGES ? tr_meta(k, sizeof(*p)) : NULL;
 		if (!p)
 			return NULL;
+		p->epoch = &k->epochs[k->n_pages++];
 		p->code = b->code;
-		p->hva = b->hva - off;
+		p->hva = b->hva - ((uintptr_t)b->hva & GW_PAGE_MASK);
 		memcpy(p->bytes, p->hva, GW_PAGE_SIZE);
-		p->epoch = c->verify_epoch;
+		*p->epoch = c->verify_epoch;
 		p->next = *slot;
 		*slot = p;
 	}
-	memcpy(p->bytes + off, b->bytes, b->n_bytes);
+	memcpy(p->bytes + ((uintptr_t)b->hva & GW_PAGE_MASK), b->bytes, b->n_bytes);
 	return p;
 }
 
@@ -173,9 +179,9 @@ bool tr_page_verify(struct vcpu *c, struct tr_page *p)
 	struct tr_unit *t, *next;
 	bool same = true;
 
-	if (p->epoch == c->verify_epoch)
+	if (*p->epoch == c->verify_epoch)
 		return true;
-	p->epoch = c->verify_epoch;
+	*p->epoch = c->verify_epoch;
 	if (!memcmp(p->bytes, p->hva, GW_PAGE_SIZE))
 		return true;
 	for (t = p->units; t; t = next) {
@@ -215,6 +221,7 @@ void tr_flush(struct vcpu *c)
 	jumps_reset(k);
 	memset(k->page, 0, sizeof(k->page));
 	k->n_units = 0;
+	k->n_pages = 0;
 	k->meta_used = 0;
 	k->used = k->first;
 	k->stats.flushes++;
@@ -249,10 +256,10 @@ static bool take_options(struct translator *k, const char *s)
 #define HWCAP2_FSGSBASE 2
 #endif
 
-/* The jump caches, then the code: one after the other in the address space, so that code reaches them by displacement. */
+/* The jump caches, the epochs of pages, then the code: one after the other in the address space, so that code reaches them by displacement. */
 static int map_code(struct translator *k)
 {
-	size_t near = ACC_N_MODES * sizeof(struct tr_jump) << TR_JUMP_BITS;
+	size_t jumps = ACC_N_MODES * sizeof(struct tr_jump) << TR_JUMP_BITS, near = jumps + TR_MAX_PAGES * sizeof(*k->epochs);
 	uint8_t *base = mmap(NULL, near + k->size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	int fd, err = -ENOMEM;
 
@@ -275,6 +282,7 @@ static int map_code(struct translator *k)
 		goto out;
 	for (unsigned m = 0; m < ACC_N_MODES; m++)
 		k->jump[m] = (struct tr_jump *)base + ((size_t)m << TR_JUMP_BITS);
+	k->epochs = (uint64_t *)(base + jumps);
 	err = 0;
 out:
 	close(fd);

@@ -60,7 +60,7 @@ bool tr_one(struct vcpu *c, uint32_t id)
 		return false;
 	/* What the unit was compiled for must still hold, else the dispatcher finds another. */
 	if (likely(c->acc.mode == t->mode && c->acc.jump_gen == jump_gen && k->stats.flushes == flushes && c->block_key == t->b->key &&
-		   c->verify_epoch == k->epoch && c->exit == CPU_RUNNING))
+		   c->verify_epoch == *t->page->epoch && c->exit == CPU_RUNNING))
 		return true;
 	c->rip = next;
 	return false;
@@ -83,18 +83,6 @@ static uint64_t leave_now(struct vcpu *c)
 	return 0;
 }
 
-/* The client may have written: pages are asked for and compared again before units of them run. */
-static void new_epoch(struct vcpu *c)
-{
-	struct translator *k = c->translator;
-
-	if (likely(k->epoch == c->verify_epoch))
-		return;
-	k->epoch = c->verify_epoch;
-	for (unsigned i = 0; i < ACC_FETCH_SIZE; i++)
-		c->acc.fetch[i].tag = ~0ull;
-}
-
 /* A shared page of code is mapped elsewhere in every process: the address used last is kept, few others with it. */
 #define MAX_OF_BLOCK	6
 
@@ -112,12 +100,11 @@ static void drop_oldest(struct translator *k, struct cpu_block *b)
 /* The unit of the valid block @b at @rip, made if it is time. NULL: interpret. */
 static struct tr_unit *unit_for(struct vcpu *c, struct cpu_block *b, uint64_t rip)
 {
-	struct tr_unit *t;
+	struct tr_unit *t = tr_find(b, rip, c->acc.mode);
+	struct tr_page *p;
 
-	new_epoch(c);
-	t = tr_find(b, rip, c->acc.mode);
 	if (likely(t)) {
-		if (likely(t->page->epoch == c->verify_epoch) || tr_page_verify(c, t->page))
+		if (likely(*t->page->epoch == c->verify_epoch) || tr_page_verify(c, t->page))
 			return t;
 		t = tr_find(b, rip, c->acc.mode);	/* not all of the page's units went */
 		if (t)
@@ -126,6 +113,10 @@ static struct tr_unit *unit_for(struct vcpu *c, struct cpu_block *b, uint64_t ri
 	if (++b->runs < c->translator->hot)
 		return NULL;
 	b->runs = 0;
+	/* Units of a page are compared together: one made now vouches for those that it leads to. */
+	p = tr_page_find(c->translator, b);
+	if (p)
+		tr_page_verify(c, p);
 	drop_oldest(c->translator, b);
 	return tr_compile(c, b, rip);
 }

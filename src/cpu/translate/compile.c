@@ -194,7 +194,7 @@ static void stub(struct tr_compiler *x, const uint32_t *at, unsigned n, unsigned
 	e_jmp_to(&x->e, routine);
 }
 
-struct entry_jumps { uint32_t moved[2], stale[3]; };
+struct entry_jumps { uint32_t moved[3], stale[3]; };
 
 static void emit_entries(struct tr_compiler *x, struct entry_jumps *j)
 {
@@ -214,6 +214,9 @@ static void emit_entries(struct tr_compiler *x, struct entry_jumps *j)
 	e_mov_i(e, HR_9, (uint64_t)(uintptr_t)x->b->code);
 	e_op(e, true, 0x39, HR_9, rm_gs(fetch + offsetof(struct acc_fetch, code)));
 	j->moved[1] = e_jcc(e, CC_NE);
+	e_load_near(e, HR_9, x->k, x->u->page->epoch);
+	e_op(e, true, 0x39, HR_9, RM_VCPU(verify_epoch));
+	j->moved[2] = e_jcc(e, CC_NE);
 	x->u->checked = e_here(e);
 	e_alu_i(e, false, 7, RM_VCPU(acc.attention), 0);
 	j->stale[0] = e_jcc(e, CC_NE);
@@ -302,7 +305,7 @@ static void emit(struct tr_compiler *x)
 		tr_edge_to(x, 1);
 	for (unsigned i = 0; i < x->n_slow; i++)
 		emit_slow(x, &x->slow[i]);
-	stub(x, j.moved, 2, 0, x->k->at.entry);
+	stub(x, j.moved, 3, 0, x->k->at.entry);
 	stub(x, j.stale, 3, 0, x->k->at.stale);
 	for (unsigned i = 0; i < 2; i++)
 		if (u->link[i].from) {

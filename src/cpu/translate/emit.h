@@ -65,6 +65,10 @@ void e_alu_i(struct tr_emit *e, bool w, unsigned n, struct tr_rm rm, int32_t imm
 void e_mov_i(struct tr_emit *e, unsigned reg, uint64_t v);
 void e_shift_i(struct tr_emit *e, bool w, unsigned n, unsigned reg, unsigned count);
 
+/* MOV and LEA of what lies near the code; the address is that of the executable mapping. */
+void e_load_near(struct tr_emit *e, unsigned reg, const struct translator *k, const void *p);
+void e_lea_near(struct tr_emit *e, unsigned reg, const struct translator *k, const void *p);
+
 static inline void e_load(struct tr_emit *e, unsigned reg, struct tr_rm rm) { e_op(e, true, 0x8b, reg, rm); }
 static inline void e_store(struct tr_emit *e, struct tr_rm rm, unsigned reg) { e_op(e, true, 0x89, reg, rm); }
 static inline void e_lea(struct tr_emit *e, bool w, unsigned reg, struct tr_rm rm) { e_op(e, w, 0x8d, reg, rm); }

@@ -121,18 +121,11 @@ static void call(struct tr_compiler *x, const struct tr_insn *t)
 static void look_up(struct tr_compiler *x)
 {
 	struct translator *k = x->k;
-	uint64_t jump = (uint64_t)(uintptr_t)k->jump[x->u->mode];
-	uint32_t rel;
 
 	e_op(&x->e, false, 0x8b, HR_10, rm_reg(HR_9));
 	e_alu_i(&x->e, false, 4, rm_reg(HR_10), (1 << TR_JUMP_BITS) - 1);
 	e_shift_i(&x->e, false, 4, HR_10, 4);
-	/* lea r11, [rip + jump] */
-	e1(&x->e, 0x4c);
-	e1(&x->e, 0x8d);
-	e1(&x->e, 0x1d);
-	rel = (uint32_t)(jump - (tr_rx(k, e_here(&x->e)) + 4));
-	e4(&x->e, rel);
+	e_lea_near(&x->e, HR_11, k, k->jump[x->u->mode]);
 	e_op(&x->e, true, 0x3b, HR_9, rm_sib(HR_11, HR_10, 0, 0));
 	tr_slow_if(x, CC_NE);
 }

@@ -112,6 +112,8 @@ static bool is_awkward(const struct insn *in, const struct insn_row *row)
 		return true;
 	if (in->op == I_POP && in->has_mem)
 		return true;
+	if (in->op == I_LEA && in->opsize == 2)
+		return true;
 	/* The same register twice as a destination: which wins is the host's business, but not in one scratch register. */
 	if (in->op == I_MULX && in->reg == in->vvvv)
 		return true;

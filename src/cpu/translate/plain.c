@@ -94,28 +94,46 @@ static void from_moffs(struct tr_enc *q)
 	q->n_imm = 0;
 }
 
+/* Is operand @i a byte? CRC32 has one beside a register of another size, and so have MOVZX and MOVSX. */
+static bool is_byte(const struct tr_insn *t, unsigned i)
+{
+	unsigned enc = t->row->opnd[i];
+
+	if (t->row->attr & IA_BYTE)
+		return t->in.op != I_CRC32 || enc != OE_REG;
+	return t->row->memsize == 1 && (enc == OE_RM || enc == OE_RM_REG);
+}
+
+/* Operand @i, guest register @n. AH, CH, DH and BH are where they are. */
+static unsigned numbered(struct tr_compiler *x, const struct tr_insn *t, struct operands *s, unsigned i, unsigned n)
+{
+	bool written = (i == 0 && t->writes & TW_0) || (i == 1 && t->writes & TW_1);
+	bool read = !(t->writes & TW_PURE && written);
+
+	if (n >= 4 && n < 8 && !t->in.rex && !t->in.has_vex && is_byte(t, i))
+		return n;
+	return operand(x, s, n, read, written);
+}
+
 static void registers(struct tr_compiler *x, const struct tr_insn *t, struct tr_enc *q, struct operands *s)
 {
 	for (unsigned i = 0; i < ARRAY_SIZE(t->row->opnd); i++) {
-		bool written = (i == 0 && t->writes & TW_0) || (i == 1 && t->writes & TW_1);
-		bool read = !(t->writes & TW_PURE && (i == 0 || (i == 1 && t->writes & TW_1)));
-
 		switch (t->row->opnd[i]) {
 		case OE_REG:
-			q->reg = (uint8_t)operand(x, s, t->in.reg, read, written);
+			q->reg = (uint8_t)numbered(x, t, s, i, t->in.reg);
 			break;
 		case OE_RM:
 		case OE_RM_REG:
 			if (!t->in.has_mem)
-				q->rm = rm_reg(operand(x, s, t->in.rm, read, written));
+				q->rm = rm_reg(numbered(x, t, s, i, t->in.rm));
 			break;
 		case OE_OPREG:
-			q->rm = rm_reg(operand(x, s, t->in.rm, read, written));
+			q->rm = rm_reg(numbered(x, t, s, i, t->in.rm));
 			q->no_modrm = true;
 			q->opcode &= 0xf8;
 			break;
 		case OE_VGPR:
-			q->vvvv = (uint8_t)operand(x, s, t->in.vvvv, read, written);
+			q->vvvv = (uint8_t)numbered(x, t, s, i, t->in.vvvv);
 			break;
 		case OE_MOFFS:
 			from_moffs(q);

@@ -7,7 +7,8 @@
  * arithmetic flags are in RFLAGS, in c->cc, or dead; the host's stack is as the entry left it. At the borders of units flags
  * are in c->cc or dead. r9, r10 and r11 are scratch.
  *
- * Three entries. `mapped` checks that the page of the unit is still the one fetched at its address; `checked` that nobody
+ * Three entries. `mapped` checks that the page of the unit is still the one fetched at its address and was compared since the
+ * client last may have written; `checked` that nobody
  * wants the vCPU and that the page's code has not changed; `body` nothing. Links forward within a page go to the body: page and
  * code were checked when the page was entered, and nothing can change in between but by code that leaves. So every cycle of links
  * contains a `checked` entry.
@@ -64,7 +65,7 @@ struct tr_unit {
 struct tr_page {
 	struct mem_code *code;
 	const uint8_t *hva;
-	uint64_t epoch;
+	uint64_t *epoch;	/* near the code */
 	struct tr_page *next;
 	struct tr_unit *units;
 	uint8_t bytes[GW_PAGE_SIZE];
@@ -73,6 +74,7 @@ struct tr_page {
 struct tr_jump { uint64_t rip, host; };
 
 #define TR_PAGE_HASH	1024u
+#define TR_MAX_PAGES	8192u
 
 /* What emitted code and C know of each other: offsets of the routines made by glue.c. */
 struct tr_routines { uint32_t enter, one, edge, entry, stale, bail, indirect; };
@@ -91,9 +93,10 @@ struct translator {
 	struct tr_unit **unit;		/* by index, in the order of their code */
 	uint32_t n_units, max_units;
 	struct tr_page *page[TR_PAGE_HASH];
+	uint64_t *epochs;		/* of pages */
+	unsigned n_pages;
 
 	void *compiler;			/* struct tr_compiler, too large for the stack */
-	uint64_t epoch;			/* fetch cache is good for this verify_epoch */
 	unsigned hot;
 	bool chain, tlb;
 	bool entered;			/* GS is the vCPU's */
@@ -123,6 +126,7 @@ void *tr_meta(struct translator *k, size_t size);	/* NULL: full */
 struct tr_unit *tr_find(const struct cpu_block *b, uint64_t rip, uint8_t mode);
 void tr_kill(struct translator *k, struct tr_unit *t);
 void tr_link_to(struct translator *k, struct tr_link *l, struct tr_unit *to);
+struct tr_page *tr_page_find(struct translator *k, const struct cpu_block *b);
 struct tr_page *tr_page_of(struct vcpu *c, const struct cpu_block *b);
 bool tr_page_verify(struct vcpu *c, struct tr_page *p);
 void tr_serialize(void);
