@@ -31,6 +31,18 @@ GW_PUBLIC long gw_ioctl(int fd, unsigned long request, unsigned long arg);
 /* mmap of a vCPU descriptor (kvm_run, PIO page, coalesced ring). MAP_FAILED never: returns NULL and stores -errno. */
 GW_PUBLIC void *gw_mmap(size_t length, int prot, int flags, int fd, uint64_t offset, int *err);
 
+/* mmap of a guest_memfd goes through gw_mmap, too, with the errors that the kernel gives there. */
+
+/* fallocate of a guest_memfd: 0 or -errno as the kernel gives it. Punching a hole has reached every vCPU when it returns. */
+GW_PUBLIC int gw_fallocate(int fd, int mode, int64_t offset, int64_t len);
+
+/* What a descriptor is; 0: not ours. Which system calls a client's file must refuse depends on it (guestward-shim). */
+#define GW_KIND_SYSTEM	1
+#define GW_KIND_VM	2
+#define GW_KIND_VCPU	4
+#define GW_KIND_GMEM	8
+GW_PUBLIC int gw_kind(int fd);
+
 /* Drops one descriptor; the object behind it lives while anything refers to it. 0 or -EBADF. */
 GW_PUBLIC int gw_close(int fd);
 

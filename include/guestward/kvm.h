@@ -74,6 +74,14 @@ struct kvm_memory_attributes { __u64 address, size, attributes, flags; };
 struct kvm_create_guest_memfd { __u64 size, flags, reserved[6]; };
 #define KVM_CREATE_GUEST_MEMFD _IOWR(KVMIO, 0xd4, struct kvm_create_guest_memfd)
 #endif
+#ifndef GUEST_MEMFD_FLAG_MMAP
+#define GUEST_MEMFD_FLAG_MMAP		(1ull << 0)
+#define GUEST_MEMFD_FLAG_INIT_SHARED	(1ull << 1)
+#endif
+#ifndef KVM_X86_SW_PROTECTED_VM
+#define KVM_X86_DEFAULT_VM		0
+#define KVM_X86_SW_PROTECTED_VM		1
+#endif
 #ifndef KVM_PRE_FAULT_MEMORY
 struct kvm_pre_fault_memory { __u64 gpa, size, flags, padding[5]; };
 #define KVM_PRE_FAULT_MEMORY _IOWR(KVMIO, 0xd5, struct kvm_pre_fault_memory)
@@ -118,6 +126,33 @@ struct gw_dump {
 	__u32 pad;
 };
 #define GW_DUMP		_IOWR(GW_IOCTL_TYPE, 0xC0, struct gw_dump)
+
+/*
+ * Private memory beyond KVM's interface. KVM_CHECK_EXTENSION on a VM gives the options that KVM_ENABLE_CAP args[0] may set, on VMs
+ * with private memory only; an option stays set. Where KVM_CAP_GUEST_MEMFD_FLAGS shall not exist (kernels 6.8 to 6.17), the
+ * environment has GUESTWARD_GUEST_MEMFD=6.8 when the VM is created.
+ */
+#define GW_CAP_PRIVATE	(GW_CAP_BASE + 0x20)
+#define GW_PRIVATE_REGIONS	(1u << 0)	/* KVM_MEMORY_ENCRYPT_REG_REGION and UNREG: a range of guest memory becomes private, shared */
+#define GW_PRIVATE_STRICT	(1u << 1)	/* a page is not populated on both sides: ENOSPC if asked to, memory fault if touched */
+#define GW_PRIVATE_HUGE		(1u << 2)	/* guest_memfds created from now on use huge pages where they can */
+
+/*
+ * GW_POPULATE (VM): bytes of the client become private memory, before the first KVM_RUN of the VM. In pages; all arguments move on
+ * with what was done. -EINVAL: unaligned, empty or wrapping range, flags, or the first page is not private or has no guest_memfd;
+ * -EPERM: the guest has run; -EFAULT: the file is closed, or @source cannot be read; -ENOSPC: strict, and the client's side of the page
+ * is populated.
+ * 0 when at least one page was done.
+ */
+struct gw_populate { __u64 gpa, source, size, flags; };
+#define GW_POPULATE	_IOWR(GW_IOCTL_TYPE, 0xE0, struct gw_populate)
+
+/*
+ * GW_MAP (VM, vCPU): which guest memory is private, which shared, and what is present on which side, as text; @size bytes at @buf as
+ * with GW_DUMP. Looks at presence without changing it. Flags: none.
+ */
+struct gw_map { __u32 flags, size; __u64 buf; __u32 length, pad; };
+#define GW_MAP		_IOWR(GW_IOCTL_TYPE, 0xE1, struct gw_map)
 
 /*
  * GW_SET_TRACE (system): which trace points print to the log sink. @text: comma-separated groups or point names, "all" or "";

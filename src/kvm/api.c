@@ -66,6 +66,10 @@ void *gw_mmap(size_t length, int prot, int flags, int fd, uint64_t offset, int *
 	if (!f)
 		return NULL;
 	*err = -ENODEV;
+	if (f->kind == KVM_FILE_GMEM) {
+		p = kvm_gmem_mmap(f, length, prot, flags, fd, offset, err);
+		goto put;
+	}
 	if (f->kind != KVM_FILE_VCPU)
 		goto put;
 	p = mmap(NULL, length, prot, flags, fd, (off_t)offset);
@@ -82,6 +86,30 @@ void *gw_mmap(size_t length, int prot, int flags, int fd, uint64_t offset, int *
 put:
 	kvm_file_put(f);
 	return p;
+}
+
+int gw_fallocate(int fd, int mode, int64_t offset, int64_t len)
+{
+	struct kvm_file *f = kvm_file_get(fd);
+	long ret;
+
+	if (!f)
+		return -EBADF;
+	ret = kvm_gmem_fallocate(f, mode, offset, len);
+	kvm_file_put(f);
+	return (int)ret;
+}
+
+int gw_kind(int fd)
+{
+	struct kvm_file *f = kvm_file_get(fd);
+	int kind;
+
+	if (!f)
+		return 0;
+	kind = (int)f->kind;
+	kvm_file_put(f);
+	return kind;
 }
 
 int gw_close(int fd)

@@ -33,13 +33,40 @@ static const struct { uint32_t cap; long value; } rows[] = {
 	{ KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 3 }, { KVM_CAP_STEAL_TIME, 1 }, { KVM_CAP_ENFORCE_PV_FEATURE_CPUID, 1 },
 	{ KVM_CAP_SREGS2, 1 }, { KVM_CAP_EXIT_HYPERCALL, EXIT_HYPERCALLS }, { KVM_CAP_BINARY_STATS_FD, 1 },
 	{ KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1 }, { KVM_CAP_SYS_ATTRIBUTES, 1 }, { KVM_CAP_USER_MEMORY2, 1 },
-	{ KVM_CAP_MEMORY_FAULT_INFO, 1 }, { KVM_CAP_VM_TYPES, 1 }, { KVM_CAP_X86_APIC_BUS_CYCLES_NS, 1 },
+	{ KVM_CAP_MEMORY_FAULT_INFO, 1 }, { KVM_CAP_VM_TYPES, VM_TYPES }, { KVM_CAP_PRE_FAULT_MEMORY, 1 },
+	{ KVM_CAP_X86_APIC_BUS_CYCLES_NS, 1 },
 	{ KVM_CAP_MULTI_ADDRESS_SPACE, 1 }, { KVM_CAP_X86_USER_SPACE_MSR, 7 }, { KVM_CAP_X86_MSR_FILTER, 1 },
 	{ KVM_CAP_MSR_PLATFORM_INFO, 1 }, { GW_CAP_DUMP, 1 }, { GW_CAP_TRACE, GW_N_TRACE_POINTS },
 };
 
+/* What depends on the type of the VM. True: @value is the answer. */
+static bool private_cap(const struct vm *vm, unsigned long cap, long *value)
+{
+	bool is_old = vm ? vm->is_old_gmem : vm_gmem_is_old();
+
+	switch (cap) {
+	case KVM_CAP_MEMORY_ATTRIBUTES:
+		*value = (long)vm_memory_attributes(vm);
+		return true;
+	case KVM_CAP_GUEST_MEMFD:
+		*value = !vm || !is_old || vm->kinds;
+		return true;
+	case KVM_CAP_GUEST_MEMFD_FLAGS:
+		*value = (long)vm_gmem_flags(vm);
+		return true;
+	case GW_CAP_PRIVATE:
+		*value = vm && vm->kinds ? VM_PRIVATE_OPTIONS : 0;
+		return true;
+	}
+	return false;
+}
+
 long kvm_check_extension(struct vm *vm, unsigned long cap)
 {
+	long value;
+
+	if (private_cap(vm, cap, &value))
+		return value;
 	if (cap == KVM_CAP_NR_VCPUS) {
 		long n = sysconf(_SC_NPROCESSORS_ONLN);
 
@@ -157,6 +184,11 @@ static long platform_info(struct vm *vm, uint64_t arg)
 	return 0;
 }
 
+static long private_options(struct vm *vm, uint64_t arg)
+{
+	return vm_private_enable(vm, arg);
+}
+
 static const struct { uint32_t cap; long (*fn)(struct vm *vm, uint64_t arg); } enable_rows[] = {
 	{ KVM_CAP_X2APIC_API, x2apic_api },
 	{ KVM_CAP_X86_DISABLE_EXITS, disable_exits },
@@ -170,6 +202,7 @@ static const struct { uint32_t cap; long (*fn)(struct vm *vm, uint64_t arg); } e
 	{ KVM_CAP_X86_APIC_BUS_CYCLES_NS, bus_cycles },
 	{ KVM_CAP_X86_USER_SPACE_MSR, user_space_msr },
 	{ KVM_CAP_MSR_PLATFORM_INFO, platform_info },
+	{ GW_CAP_PRIVATE, private_options },
 };
 
 static long enable_row(struct vm *vm, const struct kvm_enable_cap *cap)

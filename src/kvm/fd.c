@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "kvm/kvm.h"
+#include "mem/gmem.h"
 
 #define N_BUCKETS	512u
 
@@ -47,6 +48,7 @@ void kvm_file_put(struct kvm_file *f)
 {
 	if (atomic_fetch_sub(&f->refs, 1) != 1)
 		return;
+	mem_gmem_put(f->gmem);
 	if (f->vm)
 		vm_put(f->vm);
 	free(f);
@@ -59,7 +61,7 @@ int kvm_file_new(const char *name)
 	return fd < 0 ? -errno : fd;
 }
 
-int kvm_file_add(int fd, enum kvm_kind kind, struct vm *vm, struct vm_vcpu *vcpu)
+static int add(int fd, enum kvm_kind kind, struct vm *vm, struct vm_vcpu *vcpu, struct mem_gmem *gmem)
 {
 	struct kvm_file *f;
 	struct stat st;
@@ -75,12 +77,23 @@ int kvm_file_add(int fd, enum kvm_kind kind, struct vm *vm, struct vm_vcpu *vcpu
 	f->ino = st.st_ino;
 	f->vm = vm;
 	f->vcpu = vcpu;
+	f->gmem = gmem;
 	f->is_listed = true;
 	pthread_rwlock_wrlock(&lock);
 	f->next = *bucket(f->ino);
 	*bucket(f->ino) = f;
 	pthread_rwlock_unlock(&lock);
 	return 0;
+}
+
+int kvm_file_add(int fd, enum kvm_kind kind, struct vm *vm, struct vm_vcpu *vcpu)
+{
+	return add(fd, kind, vm, vcpu, NULL);
+}
+
+int kvm_file_add_gmem(int fd, struct vm *vm, struct mem_gmem *gmem)
+{
+	return add(fd, KVM_FILE_GMEM, vm, NULL, gmem);
 }
 
 /* True: this call took it off the list. */
@@ -108,9 +121,11 @@ static bool is_of(int fd, const struct kvm_file *f)
 	return !fstat(fd, &st) && st.st_ino == f->ino && st.st_dev == f->dev;
 }
 
-/* Our own duplicate of the first vCPU's file (coalesced ring) is not the client's. */
+/* Our own duplicates, of the first vCPU's file (coalesced ring) and of a store that the client shares, are not the client's. */
 static bool is_ours(int fd, const struct kvm_file *f)
 {
+	if (f->gmem && fd == f->gmem->fd)
+		return true;
 	return f->vm && fd == f->vm->ring_fd;
 }
 
@@ -150,8 +165,11 @@ int kvm_file_close(int fd)
 	if (!f)
 		return -EBADF;
 	close(fd);
-	if (!has_descriptor(f) && unlist(f))
+	if (!has_descriptor(f) && unlist(f)) {
+		if (f->gmem)
+			vm_gmem_release(f->vm, f->gmem);
 		kvm_file_put(f);
+	}
 	kvm_file_put(f);
 	return 0;
 }

@@ -91,6 +91,12 @@ static long vm_ioctl(struct kvm_file *f, uint32_t nr, unsigned long arg)
 	return row ? call(row, &(struct kvm_call){ .vm = f->vm, .arg = arg }) : -ENOTTY;
 }
 
+/* A guest_memfd has none. */
+static long gmem_ioctl(struct kvm_file *f, uint32_t nr, unsigned long arg)
+{
+	return -ENOTTY;
+}
+
 static long vcpu_ioctl(struct kvm_file *f, uint32_t nr, unsigned long arg)
 {
 	struct kvm_call k = { .vm = f->vm, .v = f->vcpu, .arg = arg };
@@ -105,7 +111,7 @@ static long vcpu_ioctl(struct kvm_file *f, uint32_t nr, unsigned long arg)
 
 long kvm_ioctl(struct kvm_file *f, uint32_t nr, unsigned long arg)
 {
-	const char *kind = f->kind == KVM_FILE_SYSTEM ? "system" : f->kind == KVM_FILE_VM ? "vm" : "vcpu";
+	const char *kind = f->kind == KVM_FILE_SYSTEM ? "system" : f->kind == KVM_FILE_VM ? "vm" : f->kind == KVM_FILE_GMEM ? "gmem" : "vcpu";
 	long ret;
 
 	switch (f->kind) {
@@ -114,6 +120,9 @@ long kvm_ioctl(struct kvm_file *f, uint32_t nr, unsigned long arg)
 		break;
 	case KVM_FILE_VM:
 		ret = vm_ioctl(f, nr, arg);
+		break;
+	case KVM_FILE_GMEM:
+		ret = gmem_ioctl(f, nr, arg);
 		break;
 	default:
 		ret = vcpu_ioctl(f, nr, arg);

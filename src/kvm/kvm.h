@@ -12,7 +12,7 @@
 
 #include "vm/vm.h"
 
-enum kvm_kind { KVM_FILE_SYSTEM = 1, KVM_FILE_VM = 2, KVM_FILE_VCPU = 4 };
+enum kvm_kind { KVM_FILE_SYSTEM = 1, KVM_FILE_VM = 2, KVM_FILE_VCPU = 4, KVM_FILE_GMEM = 8 };
 
 struct kvm_file {
 	struct kvm_file *next;		/* in its bucket */
@@ -23,6 +23,7 @@ struct kvm_file {
 	ino_t ino;
 	struct vm *vm;			/* holds a reference; NULL for system */
 	struct vm_vcpu *vcpu;
+	struct mem_gmem *gmem;		/* the file's own reference */
 };
 
 /* fd.c. get: NULL if @fd is not ours. */
@@ -30,9 +31,14 @@ struct kvm_file *kvm_file_get(int fd);
 void kvm_file_put(struct kvm_file *f);
 /* Enters @fd (a memfd of ours) for an object. Takes over the caller's reference to @vm, on success only. 0 or -errno. */
 int kvm_file_add(int fd, enum kvm_kind kind, struct vm *vm, struct vm_vcpu *vcpu);
+int kvm_file_add_gmem(int fd, struct vm *vm, struct mem_gmem *gmem);
 int kvm_file_close(int fd);
 /* A memfd to stand for an object that needs no memory. */
 int kvm_file_new(const char *name);
+
+/* private.c */
+long kvm_gmem_fallocate(struct kvm_file *f, int mode, int64_t offset, int64_t len);
+void *kvm_gmem_mmap(struct kvm_file *f, size_t length, int prot, int flags, int fd, uint64_t offset, int *err);
 
 /* copy.c: the client's pointers may be anything. 0 or -EFAULT. */
 int kvm_copy_in(void *to, uint64_t from, size_t n);
@@ -64,6 +70,17 @@ struct kvm_row {
 };
 
 extern const struct kvm_row kvm_system_rows[], kvm_vm_rows[], kvm_vcpu_rows[];
+
+struct kvm_call;
+long kvm_set_region2(struct kvm_call *k);
+long kvm_create_gmem(struct kvm_call *k);
+long kvm_set_attributes(struct kvm_call *k);
+long kvm_reg_region(struct kvm_call *k);
+long kvm_unreg_region(struct kvm_call *k);
+long kvm_prefault(struct kvm_call *k);
+long kvm_populate(struct kvm_call *k);
+long kvm_map_text(struct kvm_call *k);
+
 extern const unsigned kvm_n_system_rows, kvm_n_vm_rows, kvm_n_vcpu_rows;
 
 long kvm_ioctl(struct kvm_file *f, uint32_t nr, unsigned long arg);

@@ -42,12 +42,9 @@ static long set_region(struct kvm_call *k)
 	struct kvm_userspace_memory_region2 r = { 0 };
 
 	memcpy(&r, k->data, sizeof(struct kvm_userspace_memory_region));
-	return vm_set_region(k->vm, &r);
-}
-
-static long set_region2(struct kvm_call *k)
-{
-	return vm_set_region(k->vm, k->data);
+	if (r.flags & KVM_MEM_GUEST_MEMFD)
+		return -EINVAL;
+	return vm_set_region(k->vm, &r, NULL, -EINVAL);
 }
 
 static long get_dirty_log(struct kvm_call *k)
@@ -354,7 +351,13 @@ const struct kvm_row kvm_vm_rows[] = {
 	{ KVM_ENABLE_CAP,		ARG_IN,		.fn = enable_cap },
 	{ KVM_CREATE_VCPU,		ARG_ANY,	.fn = create_vcpu },
 	{ KVM_SET_USER_MEMORY_REGION,	ARG_IN,		.fn = set_region },
-	{ KVM_SET_USER_MEMORY_REGION2,	ARG_IN,		.fn = set_region2 },
+	{ KVM_SET_USER_MEMORY_REGION2,	ARG_IN,		.fn = kvm_set_region2 },
+	{ KVM_CREATE_GUEST_MEMFD,	ARG_IN,		.fn = kvm_create_gmem },
+	{ KVM_SET_MEMORY_ATTRIBUTES,	ARG_IN,		.fn = kvm_set_attributes },
+	{ KVM_MEMORY_ENCRYPT_REG_REGION, ARG_RAW,	.fn = kvm_reg_region },
+	{ KVM_MEMORY_ENCRYPT_UNREG_REGION, ARG_RAW,	.fn = kvm_unreg_region },
+	{ GW_POPULATE,			ARG_INOUT,	.fn = kvm_populate },
+	{ GW_MAP,			ARG_INOUT,	.fn = kvm_map_text },
 	{ KVM_GET_DIRTY_LOG,		ARG_IN,		.fn = get_dirty_log },
 	{ KVM_CLEAR_DIRTY_LOG,		ARG_IN,		.fn = clear_dirty_log },
 	{ KVM_SET_TSS_ADDR,		ARG_ANY,	.fn = set_tss_addr },

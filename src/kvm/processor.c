@@ -291,6 +291,8 @@ const struct kvm_row kvm_vcpu_rows[] = {
 	{ KVM_SET_DEBUGREGS,		ARG_IN,		.fn = set_debugregs },
 	{ KVM_SET_GUEST_DEBUG,		ARG_IN,		.fn = set_guest_debug },
 	{ KVM_TRANSLATE,		ARG_INOUT,	.fn = translate },
+	{ KVM_PRE_FAULT_MEMORY,		ARG_INOUT,	.fn = kvm_prefault },
+	{ GW_MAP,			ARG_INOUT,	.fn = kvm_map_text, .is_unlocked = true },
 	{ KVM_INTERRUPT,		ARG_IN,		.fn = interrupt },
 	{ KVM_TPR_ACCESS_REPORTING,	ARG_INOUT,	.fn = tpr_reporting },
 	{ KVM_SET_VAPIC_ADDR,		ARG_IN,		.fn = set_vapic_addr },

@@ -62,7 +62,8 @@ static bool map_gpa_exit(struct vm_vcpu *v, const struct args *x, int64_t *ret)
 		*ret = HC_ENOSYS;
 		return false;
 	}
-	if (x->a[0] & GW_PAGE_MASK || !x->a[1] || x->a[0] + (x->a[1] << GW_PAGE_SHIFT) <= x->a[0]) {
+	/* In frames, as KVM counts: a number of pages whose bytes would wrap is the client's to refuse. */
+	if (x->a[0] & GW_PAGE_MASK || !x->a[1] || (x->a[0] >> GW_PAGE_SHIFT) + x->a[1] <= x->a[0] >> GW_PAGE_SHIFT) {
 		*ret = HC_EINVAL;
 		return false;
 	}

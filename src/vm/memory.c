@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/trace.h"
+#include "mem/gmem.h"
 #include "vm/vm.h"
 
 
@@ -20,14 +21,29 @@ static bool is_aligned(uint64_t v)
 	return !(v & GW_PAGE_MASK);
 }
 
-static int check_region(const struct kvm_userspace_memory_region2 *r)
+static int check_flags(const struct vm *vm, uint32_t flags)
 {
-	if (r->flags & ~(uint32_t)(KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY))
+	uint32_t valid = KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY;
+
+	if (!vm->is_old_gmem || vm->kinds)
+		valid |= KVM_MEM_GUEST_MEMFD;
+	/* Nobody could take a log of private pages, and they are not to be read-only. */
+	if (flags & KVM_MEM_GUEST_MEMFD)
+		valid &= ~(uint32_t)(KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY);
+	return flags & ~valid ? -EINVAL : 0;
+}
+
+static int check_region(const struct vm *vm, const struct kvm_userspace_memory_region2 *r)
+{
+	if (check_flags(vm, r->flags))
 		return -EINVAL;
 	if (!is_aligned(r->memory_size) || !is_aligned(r->guest_phys_addr))
 		return -EINVAL;
 	if (!is_aligned(r->userspace_addr) || r->userspace_addr + r->memory_size < r->userspace_addr ||
 	    r->userspace_addr + r->memory_size > USER_END_LA57)
+		return -EINVAL;
+	if (r->flags & KVM_MEM_GUEST_MEMFD && (!is_aligned(r->guest_memfd_offset) ||
+					       r->guest_memfd_offset + r->memory_size < r->guest_memfd_offset))
 		return -EINVAL;
 	if (r->slot >> 16 || r->slot >= VM_MAX_SLOTS)
 		return -EINVAL;
@@ -53,7 +69,7 @@ static bool is_same(const struct mem_slot *a, const struct mem_slot *b)
 	return a->first.v == b->first.v && a->n_pages == b->n_pages && a->hva == b->hva && a->flags == b->flags;
 }
 
-static int change(struct vm *vm, const struct kvm_userspace_memory_region2 *r)
+static int change(struct vm *vm, const struct kvm_userspace_memory_region2 *r, struct mem_gmem *g, int gmem_err)
 {
 	const struct mem_slot *found = slot_by_id(vm, r->slot);
 	struct mem_slot was = found ? *found : (struct mem_slot){ 0 };
@@ -62,14 +78,15 @@ static int change(struct vm *vm, const struct kvm_userspace_memory_region2 *r)
 		.first = gpa_gfn(GPA(r->guest_phys_addr)),
 		.n_pages = r->memory_size >> GW_PAGE_SHIFT,
 		.hva = (uint8_t *)(uintptr_t)r->userspace_addr,
-		.flags = (r->flags & KVM_MEM_READONLY ? MEM_READONLY : 0) | (r->flags & KVM_MEM_LOG_DIRTY_PAGES ? MEM_LOG_DIRTY : 0),
+		.flags = (r->flags & KVM_MEM_READONLY ? MEM_READONLY : 0) | (r->flags & KVM_MEM_LOG_DIRTY_PAGES ? MEM_LOG_DIRTY : 0) |
+			 (r->flags & KVM_MEM_GUEST_MEMFD ? MEM_GMEM : 0),
 		.dirty = was.dirty,
 	};
 	struct mem_dirty *fresh = NULL;
 	struct mem_map *map;
 	int err;
 
-	if (found && s.n_pages && is_same(&was, &s))
+	if (found && s.n_pages && !(s.flags & MEM_GMEM) && is_same(&was, &s))
 		return 0;
 	if (s.n_pages && (s.flags & MEM_LOG_DIRTY) && !was.dirty) {
 		err = mem_dirty_new(s.n_pages, vm->dirty_protect & 2, &fresh);
@@ -84,6 +101,13 @@ static int change(struct vm *vm, const struct kvm_userspace_memory_region2 *r)
 		mem_dirty_free(fresh);
 		return err;
 	}
+	if (s.n_pages && s.flags & MEM_GMEM) {
+		err = g ? vm_gmem_bind(map, r, vm, g) : gmem_err;
+		if (err) {
+			mem_map_free(map);
+			return err;
+		}
+	}
 	acc_vm_set_map(vm->acc, map);
 	/* No vCPU uses the old map any more, so nobody marks in a bitmap that only it named. */
 	if (was.dirty && (!s.n_pages || s.dirty != was.dirty))
@@ -91,17 +115,19 @@ static int change(struct vm *vm, const struct kvm_userspace_memory_region2 *r)
 	/* The client may do with that memory what it wants before it comes back, at the same or another address. */
 	if (found && (!s.n_pages || s.first.v != was.first.v))
 		mem_code_drop(vm->code, was.hva, was.n_pages << GW_PAGE_SHIFT);
+	if (was.gmem && !s.n_pages)
+		mem_gmem_unbind(was.gmem, was.gmem_page, was.n_pages, was.gmem_hva);
 	return 0;
 }
 
-int vm_set_region(struct vm *vm, const struct kvm_userspace_memory_region2 *r)
+int vm_set_region(struct vm *vm, const struct kvm_userspace_memory_region2 *r, struct mem_gmem *g, int gmem_err)
 {
-	int err = check_region(r);
+	int err = check_region(vm, r);
 
 	if (err)
 		return err;
 	pthread_mutex_lock(&vm->lock);
-	err = change(vm, r);
+	err = change(vm, r, g, gmem_err);
 	pthread_mutex_unlock(&vm->lock);
 	gw_trace(slot, -1, 0, r->slot, (unsigned long long)r->guest_phys_addr, (unsigned long long)r->memory_size,
 		 (unsigned long long)r->userspace_addr, r->flags, err ? "refused" : r->memory_size ? "set" : "deleted");

@@ -80,7 +80,7 @@ int vm_create(unsigned long type, struct vm **out)
 	struct vm *vm;
 	int err;
 
-	if (type != 0)
+	if (type > 63 || !(VM_TYPES >> type & 1))
 		return -EINVAL;
 	err = cpu_signals_install();
 	if (err)
@@ -104,9 +104,14 @@ int vm_create(unsigned long type, struct vm **out)
 		err = dev_timers_create(&vm->timers, NULL, NULL);
 	if (err)
 		goto free_acc;
+	err = vm_private_init(vm, type);
+	if (err)
+		goto free_timers;
 	gw_trace(vm_create, -1, 0, (void *)vm);
 	*out = vm;
 	return 0;
+free_timers:
+	dev_timers_destroy(vm->timers);
 free_acc:
 	acc_vm_free(vm->acc);
 free_code:
@@ -148,6 +153,7 @@ static void destroy(struct vm *vm)
 	for (unsigned i = 0; i < n; i++)
 		vm_vcpu_free(atomic_load(&vm->vcpu[i]));
 	free_dirty_logs(vm);
+	vm_private_end(vm);
 	acc_vm_free(vm->acc);
 	mem_code_map_free(vm->code);
 	heki_free(vm->heki);

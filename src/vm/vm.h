@@ -175,6 +175,12 @@ struct vm {
 	/* Bumped when the client may have written guest memory without a vCPU of ours noticing: it sends interrupts after DMA. */
 	_Atomic uint64_t touched;
 
+	/* Private memory. Constant but for the options, which are under lock. */
+	unsigned long type;		/* KVM_X86_*_VM */
+	struct mem_kinds *kinds;	/* NULL: a type without private memory */
+	bool is_old_gmem;		/* guest_memfd as of Linux 6.8 */
+	uint32_t private_options;	/* GW_PRIVATE_* */
+
 	/* Buses. io_lock protects the lists; the counts are read without it. */
 	pthread_mutex_t io_lock;
 	struct vm_ioeventfd *ioeventfds;
@@ -219,7 +225,7 @@ static inline struct vm_vcpu *vm_vcpu_of(struct vcpu *c) { return (struct vm_vcp
 
 /* ---- vm.c -------------------------------------------------------------------------------------------------------- */
 
-/* @type: KVM_X86_DEFAULT_VM only. 0, -EINVAL, -ENOMEM, -errno of the timer thread. */
+/* @type: of VM_TYPES. 0, -EINVAL, -ENOMEM, -errno of the timer thread. */
 int vm_create(unsigned long type, struct vm **out);
 struct vm *vm_get(struct vm *vm);
 void vm_put(struct vm *vm);
@@ -234,9 +240,39 @@ void vm_kick_all(struct vm *vm, uint32_t bits);
 
 /* ---- memory.c ---------------------------------------------------------------------------------------------------- */
 
-int vm_set_region(struct vm *vm, const struct kvm_userspace_memory_region2 *r);
+/* @g: what r->guest_memfd is, when the flag is set; else, or when NULL, @gmem_err is why not. */
+int vm_set_region(struct vm *vm, const struct kvm_userspace_memory_region2 *r, struct mem_gmem *g, int gmem_err);
 int vm_get_dirty_log(struct vm *vm, uint32_t slot, uint64_t **bitmap, size_t *bytes);	/* *bitmap: caller frees */
 int vm_clear_dirty_log(struct vm *vm, const struct kvm_clear_dirty_log *log, const uint64_t *bitmap);
+
+/* ---- private.c --------------------------------------------------------------------------------------------------- */
+
+/* Which types of VM KVM_CREATE_VM takes, as a bitmap. */
+#define VM_TYPES	(1ul << KVM_X86_DEFAULT_VM | 1ul << KVM_X86_SW_PROTECTED_VM)
+#define VM_PRIVATE_OPTIONS	(GW_PRIVATE_REGIONS | GW_PRIVATE_STRICT | GW_PRIVATE_HUGE)
+/* @vm NULL: what the system descriptor says. */
+uint64_t vm_gmem_flags(const struct vm *vm);
+bool vm_gmem_is_old(void);
+uint64_t vm_memory_attributes(const struct vm *vm);
+int vm_private_init(struct vm *vm, unsigned long type);
+/* Nothing runs, nobody looks: gives back what slots hold. The map goes afterwards. */
+void vm_private_end(struct vm *vm);
+int vm_private_enable(struct vm *vm, uint64_t options);
+/* *fd: the client's descriptor. The object's reference is the file's. */
+int vm_gmem_create(struct vm *vm, const struct kvm_create_guest_memfd *args, struct mem_gmem **out, int *fd);
+/* Its last descriptor is gone. */
+void vm_gmem_release(struct vm *vm, struct mem_gmem *g);
+/* As fallocate(2) on a guest_memfd. */
+int vm_gmem_fallocate(struct vm *vm, struct mem_gmem *g, int mode, int64_t offset, int64_t len);
+/* With vm->lock held: gives slot @s of the unpublished @map its pages of @g. */
+int vm_gmem_bind(struct mem_map *map, const struct kvm_userspace_memory_region2 *r, struct vm *vm, struct mem_gmem *g);
+int vm_set_attributes(struct vm *vm, const struct kvm_memory_attributes *a);
+int vm_convert_region(struct vm *vm, uint64_t addr, uint64_t size, bool is_private);
+int vm_prefault(struct vm_vcpu *v, struct kvm_pre_fault_memory *p);
+/* Pages done, at most @n, or -errno when none: see GW_POPULATE. */
+int vm_populate(struct vm *vm, uint64_t gpa, const uint8_t *bytes, unsigned n);
+/* Text of GW_MAP; caller frees. */
+int vm_map_text(struct vm *vm, char **text);
 
 /* ---- irq.c ------------------------------------------------------------------------------------------------------- */
 
