@@ -329,9 +329,15 @@ static enum insn_status decode_at(struct vcpu *c, struct insn *in)
 {
 	uint64_t la = linear_rip(c, c->rip);
 	unsigned off = la & GW_PAGE_MASK, avail = GW_PAGE_SIZE - off;
-	const struct acc_fetch *page = fetch(c, la);
+	const struct acc_fetch *page;
 	uint8_t code[INSN_MAX_LEN + 1];
 	enum insn_status st;
+
+	if (unlikely(c->ext_code)) {
+		memcpy(code, c->ext_code, INSN_MAX_LEN);
+		return insn_decode(code, INSN_MAX_LEN, c->mode, c->block_key & KEY_REAL, c->features, in);
+	}
+	page = fetch(c, la);
 
 	if (!page)
 		return INSN_MORE;

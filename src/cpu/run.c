@@ -124,7 +124,12 @@ static enum cpu_exit deliver(struct vcpu *c)
 	c->stop = false;
 	c->exit = CPU_RUNNING;
 	c->alone_wanted = false;	/* the instruction that wanted it starts over after the handler */
+	if (unlikely(atomic_load_explicit(&c->ext_wants, memory_order_relaxed) & (BIT(CPU_EXT_DEBUG) | BIT(CPU_EXT_INTERRUPT))) &&
+	    !cpu_ext_delivery(c))
+		return c->exit;
+	c->alone = c->ext_alone;	/* a substitute that a room gave may be used */
 	e = cpu_deliver(c);
+	c->alone = false;
 	if (e == CPU_RUNNING && c->alone_wanted)
 		e = CPU_EXIT_DELIVERY;		/* the IDT, a descriptor or the stack lies in a device */
 	c->alone_wanted = false;
@@ -157,7 +162,7 @@ static enum cpu_exit attend(struct vcpu *c)
 /* Does the next instruction have to be executed by itself? */
 static bool wants_alone(struct vcpu *c)
 {
-	return c->alone_wanted || c->io.replay || c->eflags & FLAG_TF || (c->shadow && c->intr_blocked) || cpu_debug_armed(c);
+	return c->ext_alone || c->alone_wanted || c->io.replay || c->eflags & FLAG_TF || (c->shadow && c->intr_blocked) || cpu_debug_armed(c);
 }
 
 /* Execute exactly one instruction. */
@@ -192,6 +197,11 @@ static void run_alone(struct vcpu *c)
 		c->shadow = shadow;		/* it has not happened yet */
 		return;
 	}
+	if (unlikely(c->exit == CPU_EXIT_KICKED)) {
+		c->shadow = shadow;		/* nor has this: what it has read from devices it will not read again */
+		c->io.replay |= c->io.n_done > 0;
+		return;
+	}
 	/* Retired or faulted: what was read for it is used up. */
 	c->io.replay = false;
 	c->io.out_done = false;
@@ -222,6 +232,39 @@ static void run_block(struct vcpu *c)
 	b->op[0].fn(c, b->op);
 }
 
+/* A room is told that an execution is over; not of one that will be begun again. */
+static void told_alone(struct vcpu *c)
+{
+	uint64_t n = c->stats.alone;
+
+	run_alone(c);
+	if (unlikely(c->ext_alone) && !c->io.wanted && c->exit != CPU_EXIT_KICKED && c->exit != CPU_EXIT_MSR)
+		cpu_ext_after(c, c->stats.alone != n && !c->ev.exception.pending);
+}
+
+static enum cpu_exit told_deliver(struct vcpu *c)
+{
+	enum cpu_exit e = deliver(c);
+
+	if (unlikely(c->ext_alone) && e == CPU_RUNNING && !event_waits(c))
+		cpu_ext_after(c, true);
+	return e;
+}
+
+/* A room wants the instruction begun again, and nobody else wants the vCPU. */
+static bool begins_again(struct vcpu *c, enum cpu_exit e)
+{
+	bool again = c->ext_again;
+
+	c->ext_again = false;
+	if (likely(!again) || e != CPU_EXIT_KICKED || atomic_load(&c->acc.attention) & ACC_ATT_EXIT)
+		return false;
+	c->exit = CPU_RUNNING;
+	c->stop = false;
+	c->alone_wanted = false;
+	return true;
+}
+
 static enum cpu_exit loop(struct vcpu *c)
 {
 	for (;;) {
@@ -237,22 +280,24 @@ static enum cpu_exit loop(struct vcpu *c)
 			if (c->env->poll(c))
 				return CPU_EXIT_KICKED;
 		}
-		if (unlikely(c->intr_blocked) && !event_waits(c) && !c->io.replay)
+		if (unlikely(c->ext_alone) && !cpu_ext_before(c))
+			return CPU_EXIT_KICKED;
+		if (unlikely(c->intr_blocked) && !event_waits(c) && !c->io.replay && !c->ext_alone)
 			choose_event(c);
 		/* Nothing was injected, but the client wanted to know of this very moment (interrupt window). */
 		if (unlikely(atomic_load_explicit(&c->acc.attention, memory_order_relaxed) & ACC_ATT_EXIT))
 			return CPU_EXIT_KICKED;
 		if (unlikely(event_waits(c))) {
-			e = deliver(c);
-			if (e != CPU_RUNNING)
+			e = told_deliver(c);
+			if (e != CPU_RUNNING && !begins_again(c, e))
 				return e;
 			continue;
 		}
 		if (unlikely(wants_alone(c)))
-			run_alone(c);
+			told_alone(c);
 		else
 			run_block(c);
-		if (unlikely(c->exit != CPU_RUNNING))
+		if (unlikely(c->exit != CPU_RUNNING) && !begins_again(c, c->exit))
 			return c->exit;
 	}
 }
@@ -266,6 +311,10 @@ enum cpu_exit cpu_run(struct vcpu *c)
 	c->exit = CPU_RUNNING;
 	c->stop = false;
 	c->intr_blocked = true;		/* whatever came while we were away is looked at first */
+	c->ext_again = false;
+	for (unsigned i = 0; c->exts && i < c->exts->n; i++)
+		if (c->exts->ext[i].ops->enter)
+			c->exts->ext[i].ops->enter(c->exts->ext[i].state, &c->acc);
 	acc_enter(&c->acc);
 	cpu_fpu_enter(c);
 	tr_enter(c);

@@ -329,6 +329,41 @@ static long set_msr_filter(struct kvm_call *k)
 	return 0;
 }
 
+/* ---- introspection -------------------------------------------------------------------------------------------------------- */
+
+static long monitor_attach(struct kvm_call *k)
+{
+	return mon_attach(k->vm->monitor, k->data);
+}
+
+static long monitor_command(struct kvm_call *k)
+{
+	struct gw_monitor *c = k->data;
+	void *in, *out;
+	long err = -EFAULT;
+
+	if (c->cmd.size > GW_MON_MAX_PAYLOAD)
+		return -E2BIG;
+	in = c->cmd.size ? malloc(c->cmd.size) : NULL;
+	out = c->payload_size ? malloc(GW_PAGE_SIZE) : NULL;
+	if ((c->cmd.size && !in) || (c->payload_size && !out)) {
+		err = -ENOMEM;
+		goto free_all;
+	}
+	if (in && kvm_copy_in(in, c->payload, c->cmd.size))
+		goto free_all;
+	if (c->cmd.op == GW_MON_OP_READ && c->payload_size < c->cmd.a[1]) {
+		err = -ENOBUFS;
+		goto free_all;
+	}
+	mon_command(k->vm->monitor, &c->cmd, in, &c->reply, out);
+	err = c->reply.size && kvm_copy_out(c->payload, out, c->reply.size) ? -EFAULT : 0;
+free_all:
+	free(in);
+	free(out);
+	return err;
+}
+
 /* ---- what is not there --------------------------------------------------------------------------------------------------- */
 
 static long no_device(struct kvm_call *k)
@@ -398,6 +433,8 @@ const struct kvm_row kvm_vm_rows[] = {
 	{ GW_HEKI_COUNTERS,		ARG_OUT,	.fn = kvm_heki_counters },
 	{ KVM_X86_SET_MSR_FILTER,	ARG_IN,		.fn = set_msr_filter },
 	{ KVM_CREATE_DEVICE,		ARG_INOUT,	.fn = no_device },
+	{ GW_MONITOR_ATTACH,		ARG_INOUT,	.fn = monitor_attach },
+	{ GW_MONITOR,			ARG_INOUT,	.fn = monitor_command },
 	{ KVM_XEN_HVM_CONFIG,		ARG_IN,		.fn = invalid },
 };
 const unsigned kvm_n_vm_rows = ARRAY_SIZE(kvm_vm_rows);

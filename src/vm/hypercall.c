@@ -92,6 +92,8 @@ bool vm_hypercall(struct vcpu *c)
 	struct vm_vcpu *v = vm_vcpu_of(c);
 	struct args x = { .a = { c->gpr[RBX], c->gpr[RCX], c->gpr[RDX], c->gpr[RSI] }, .is_long = c->mode == INSN_MODE_64 };
 	uint64_t nr = c->gpr[RAX];
+	struct vm *vm = v->vm;
+	bool restart;
 	int64_t ret;
 
 	v->stats.hypercalls++;
@@ -100,7 +102,13 @@ bool vm_hypercall(struct vcpu *c)
 		for (unsigned i = 0; i < 4; i++)
 			x.a[i] = (uint32_t)x.a[i];
 	}
-	if (c->acc.cpl)
+	if (mon_hypercall(vm->monitor, &c->acc, c->acc.cpl, nr, x.is_long ? c->gpr[RDI] : x.a[0], x.is_long ? c->gpr[RSI] : x.a[1], &ret, &restart)) {
+		if (restart) {
+			c->exit = CPU_EXIT_KICKED;
+			c->stop = true;
+			return false;
+		}
+	} else if (c->acc.cpl)
 		ret = HC_EPERM;
 	else if (nr == HEKI_HC_LOCK_CR || nr == HEKI_HC_PROTECT_MEM) {
 		if (!vm_heki_hypercall(v, nr, x.a, &ret))

@@ -108,6 +108,8 @@ static int change(struct vm *vm, const struct kvm_userspace_memory_region2 *r, s
 			return err;
 		}
 	}
+	if (s.n_pages && (!found || was.first.v != s.first.v))
+		mon_frames_added(vm->monitor, s.first, s.n_pages);
 	acc_vm_set_map(vm->acc, map);
 	/* No vCPU uses the old map any more, so nobody marks in a bitmap that only it named. */
 	if (was.dirty && (!s.n_pages || s.dirty != was.dirty))

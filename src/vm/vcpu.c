@@ -88,6 +88,9 @@ static int build(struct vm *vm, unsigned id, struct vm_vcpu **out, int *fd)
 	if (err)
 		goto unmap;
 	v->c.exts = &vm->exts;
+	err = mon_vcpu_add(vm->monitor, index);
+	if (err)
+		goto fini_cpu_early;
 	if (vm->irqchip) {
 		/* Visible to the chip's calls before the chip knows the LAPIC; nobody else looks beyond n_vcpus. */
 		atomic_store(&vm->vcpu[index], v);
@@ -110,6 +113,7 @@ fini_lapic:
 	dev_lapic_destroy(v->lapic);
 fini_cpu:
 	atomic_store(&vm->vcpu[index], NULL);
+fini_cpu_early:
 	cpu_fini(&v->c);
 unmap:
 	munmap(v->run, VM_RUN_SIZE);
@@ -294,6 +298,36 @@ int vm_vcpu_block(struct vm_vcpu *v)
 	atomic_store(&v->is_blocked, false);
 	v->looked_at = 0;
 	return err;
+}
+
+bool vm_vcpu_wait(struct vm_vcpu *v, int fd, bool (*ready)(void *arg), void *arg)
+{
+	struct pollfd p[3];
+	uint64_t count;
+	bool ok = false;
+
+	if (make_wake_fds(v))
+		return false;
+	p[0] = (struct pollfd){ .fd = v->wake_fd, .events = POLLIN };
+	p[1] = (struct pollfd){ .fd = v->signal_fd, .events = POLLIN };
+	p[2] = (struct pollfd){ .fd = fd, .events = POLLIN };
+	for (;;) {
+		atomic_store(&v->is_blocked, true);
+		atomic_thread_fence(memory_order_seq_cst);
+		ok = ready(arg);
+		if (ok || atomic_load(&v->c.acc.attention) & ACC_ATT_EXIT || vm_alive(v->vm))
+			break;
+		if (poll(p, fd >= 0 ? 3 : 2, -1) < 0 && errno != EINTR)
+			break;
+		if (p[1].revents & POLLIN) {
+			v->is_signal_found = true;
+			break;
+		}
+		if (p[0].revents & POLLIN && read(v->wake_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
+			gw_log(GW_LOG_WARN, "vCPU %u: %s", v->id, strerror(errno));
+	}
+	atomic_store(&v->is_blocked, false);
+	return ok;
 }
 
 /* ---- INIT, SIPI, NMI -------------------------------------------------------------------------------------------------- */

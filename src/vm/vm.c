@@ -55,8 +55,13 @@ static void list_guards(struct vm *vm)
 	/* First: what may never happen is refused before a monitor is asked to wait for it; a watched page's denial it is told. */
 	vm->guards.guard[vm->guards.n++] = (struct acc_guard){ .ops = &heki_guard_ops, .state = vm->heki };
 
+	/* A monitor's answer may let an access through: after those whose word is final, before those who say whose page it is. */
+	vm->guards.guard[vm->guards.n++] = (struct acc_guard){ .ops = &mon_guard_ops, .state = vm->monitor };
+
 	vm->exts.ext[vm->exts.n].ops = &heki_ext_ops;
 	vm->exts.ext[vm->exts.n++].state = vm->heki;
+	vm->exts.ext[vm->exts.n].ops = &mon_ext_ops;
+	vm->exts.ext[vm->exts.n++].state = vm->monitor;
 }
 
 static void init_fields(struct vm *vm)
@@ -92,10 +97,13 @@ int vm_create(unsigned long type, struct vm **out)
 	err = vm_heki_new(vm);
 	if (err)
 		goto free_vm;
+	err = vm_monitor_new(vm);
+	if (err)
+		goto free_heki;
 	list_guards(vm);
 	err = mem_code_map_new(&vm->code);
 	if (err)
-		goto free_heki;
+		goto free_monitor;
 	err = acc_vm_new(&vm->guards, vm->code, &vm->acc);
 	if (err)
 		goto free_code;
@@ -116,6 +124,8 @@ free_acc:
 	acc_vm_free(vm->acc);
 free_code:
 	mem_code_map_free(vm->code);
+free_monitor:
+	mon_free(vm->monitor);
 free_heki:
 	heki_free(vm->heki);
 free_vm:
@@ -156,6 +166,7 @@ static void destroy(struct vm *vm)
 	vm_private_end(vm);
 	acc_vm_free(vm->acc);
 	mem_code_map_free(vm->code);
+	mon_free(vm->monitor);
 	heki_free(vm->heki);
 	vm_stats_free(atomic_load(&vm->stats_file));
 	free(vm->zones);

@@ -25,6 +25,7 @@
 #include "dev/lapic.h"
 #include "dev/pvclock.h"
 #include "heki/heki.h"
+#include "monitor/monitor.h"
 #include "mem/mem.h"
 
 #define VM_MAX_VCPUS	DEV_MAX_VCPUS
@@ -122,6 +123,7 @@ struct vm_vcpu {
 	struct { bool valid, is_error, is_write; uint32_t index; uint64_t data; } msr_answer;
 	struct acc_exit heki_exit;	/* as it was told */
 	uint64_t heki_next_rip;
+	uint8_t mon_code[16];		/* a monitor's instruction */
 
 	/* Time. */
 	uint64_t tsc_ratio;		/* guest ticks per host tick, 32.32 */
@@ -158,6 +160,7 @@ struct vm {
 	struct acc_guards guards;
 	struct cpu_exts exts;
 	struct heki *heki;
+	struct monitor *monitor;
 	bool is_shielding;		/* some of the client's mapping was made read-only */
 	bool has_heki_rfc_numbers;
 	struct acc_vm *acc;
@@ -304,6 +307,8 @@ void vm_vcpu_kick(struct vm_vcpu *v, uint32_t bits);
 void vm_vcpu_request(struct vm_vcpu *v, uint32_t requests);
 /* Sleep until there is something to do. 0: look again; -EINTR: a signal is pending. */
 int vm_vcpu_block(struct vm_vcpu *v);
+/* As block, but for @ready, with @fd >= 0 watched too: false, the vCPU is wanted elsewhere. Outside acc_enter(). */
+bool vm_vcpu_wait(struct vm_vcpu *v, int fd, bool (*ready)(void *arg), void *arg);
 /* INIT, then SIPI, as the mp_state allows. True: the state changed. */
 bool vm_vcpu_accept_events(struct vm_vcpu *v);
 /* Is there a reason to leave HLT? */
@@ -347,6 +352,10 @@ bool vm_heki_hypercall(struct vm_vcpu *v, uint64_t nr, const uint64_t a[4], int6
 /* Is @x one of the two exits of kernel integrity, and then: KVM_RUN came back. @moved: the client changed RIP. */
 bool vm_heki_is_exit(const struct vm_vcpu *v, const struct acc_exit *x);
 void vm_heki_complete(struct vm_vcpu *v, bool moved);
+
+/* ---- monitor.c --------------------------------------------------------------------------------------------------- */
+
+int vm_monitor_new(struct vm *vm);
 
 /* ---- clock.c ----------------------------------------------------------------------------------------------------- */
 

@@ -196,6 +196,16 @@ void sys_cpuid(struct vcpu *c, const struct cpu_op *o)
 	}
 	sys_begin(c, o);
 	cpu_cpuid_query(c, (uint32_t)c->gpr[RAX], (uint32_t)c->gpr[RCX], r);
+	if (sys_ext_wants(c, CPU_EXT_CPUID)) {
+		struct cpu_ext_insn x = { .kind = CPU_EXT_CPUID, .length = o->len, .a = (uint32_t)c->gpr[RAX], .b = (uint32_t)c->gpr[RCX],
+					  .r = { r[CPUID_EAX], r[CPUID_EBX], r[CPUID_ECX], r[CPUID_EDX] } };
+		enum cpu_ext_answer a = sys_ext_insn(c, &x);
+
+		if (a == CPU_EXT_DISCARD)
+			CPU_NEXT(c, o);
+		if (a != CPU_EXT_ALLOW)
+			return;
+	}
 	c->gpr[RAX] = r[CPUID_EAX];
 	c->gpr[RBX] = r[CPUID_EBX];
 	c->gpr[RCX] = r[CPUID_ECX];

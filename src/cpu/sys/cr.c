@@ -126,6 +126,12 @@ static bool set_cr3(struct vcpu *c, uint64_t v)
 	}
 	if (sys_long(c) && !cpu_cr3_valid(c, v))
 		return cpu_fault(c, VEC_GP, 0);
+	if (unlikely(atomic_load_explicit(&c->ext_wants, memory_order_relaxed) & CPU_EXT_WANTS_CR3)) {
+		enum cpu_ext_answer a = sys_ext(c, CPU_EXT_CR3, 3, v);
+
+		if (a != CPU_EXT_ALLOW)
+			return a == CPU_EXT_DISCARD;
+	}
 	if (uses_pdptrs(c->acc.cr0, c->acc.cr4, c->acc.efer) && !load_pdptrs(c, v))
 		return false;
 	c->acc.cr3 = v;
@@ -344,6 +350,16 @@ void sys_xsetbv(struct vcpu *c, const struct cpu_op *o)
 	if ((uint32_t)c->gpr[RCX] != 0 || !cpu_xcr0_valid(c, v)) {
 		cpu_raise_error(c, o, VEC_GP, 0);
 		return;
+	}
+	if (unlikely(atomic_load_explicit(&c->ext_wants, memory_order_relaxed) & CPU_EXT_WANTS_XCR0)) {
+		enum cpu_ext_answer a;
+
+		sys_begin(c, o);
+		a = sys_ext(c, CPU_EXT_XCR0, 0, v);
+		if (a == CPU_EXT_DISCARD)
+			CPU_NEXT(c, o);
+		if (a != CPU_EXT_ALLOW)
+			return;
 	}
 	c->fpu.xcr0 = v;
 	cpu_fpu_gates(c);

@@ -303,6 +303,15 @@ void sys_int_n(struct vcpu *c, const struct cpu_op *o)
 void sys_int3(struct vcpu *c, const struct cpu_op *o)
 {
 	sys_begin(c, o);
+	if (sys_ext_wants(c, CPU_EXT_INT3) && o->len == 1) {
+		struct cpu_ext_insn x = { .kind = CPU_EXT_INT3, .length = 1, .a = c->rip };
+		enum cpu_ext_answer a = sys_ext_insn(c, &x);
+
+		if (a == CPU_EXT_DISCARD)
+			CPU_NEXT(c, o);
+		if (a != CPU_EXT_ALLOW)
+			return;
+	}
 	if (!sys_client_debugs(c, VEC_BP, 0))
 		software(c, o, VEC_BP, true);
 }

@@ -92,6 +92,20 @@ static bool port_write(struct vcpu *c, const struct cpu_op *o, uint16_t port, un
 	return true;
 }
 
+/* A monitor may want to know. False: left; *skip: retire without touching the port. */
+static bool asked(struct vcpu *c, const struct cpu_op *o, uint16_t port, bool in, bool string, bool *skip)
+{
+	struct cpu_ext_insn x = { .kind = CPU_EXT_PORT, .length = o->len, .a = port, .b = o->opsize, .r = { in, string } };
+	enum cpu_ext_answer a;
+
+	*skip = false;
+	if (likely(!sys_ext_wants(c, CPU_EXT_PORT)))
+		return true;
+	a = sys_ext_insn(c, &x);
+	*skip = a == CPU_EXT_DISCARD;
+	return a == CPU_EXT_ALLOW || *skip;
+}
+
 static uint16_t port_of(const struct vcpu *c, const struct cpu_op *o)
 {
 	return insn_rows[o->insn->row].opnd[o->iop == I_IN ? 1 : 0] == OE_DX ? (uint16_t)c->gpr[RDX] : (uint16_t)(o->imm & 0xff);
@@ -101,11 +115,16 @@ void sys_in(struct vcpu *c, const struct cpu_op *o)
 {
 	uint16_t port = port_of(c, o);
 	uint64_t v;
+	bool skip;
 
 	if (!cpu_run_alone(c, o))
 		return;
 	sys_begin(c, o);
-	if (!sys_port_allowed(c, port, o->opsize) || !port_read(c, o, port, o->opsize, 1, &v))
+	if (!sys_port_allowed(c, port, o->opsize) || !asked(c, o, port, true, false, &skip))
+		return;
+	if (skip)
+		CPU_NEXT(c, o);
+	if (!port_read(c, o, port, o->opsize, 1, &v))
 		return;
 	sys_set_reg(c, RAX, o->opsize, v);
 	sys_debug_io(c, port, o->opsize);
@@ -115,11 +134,16 @@ void sys_in(struct vcpu *c, const struct cpu_op *o)
 void sys_out(struct vcpu *c, const struct cpu_op *o)
 {
 	uint16_t port = port_of(c, o);
+	bool skip;
 
 	if (!cpu_run_alone(c, o))
 		return;
 	sys_begin(c, o);
-	if (!sys_port_allowed(c, port, o->opsize) || !port_write(c, o, port, o->opsize, sys_truncate(c->gpr[RAX], o->opsize)))
+	if (!sys_port_allowed(c, port, o->opsize) || !asked(c, o, port, false, false, &skip))
+		return;
+	if (skip)
+		CPU_NEXT(c, o);
+	if (!port_write(c, o, port, o->opsize, sys_truncate(c->gpr[RAX], o->opsize)))
 		return;
 	sys_debug_io(c, port, o->opsize);
 	CPU_NEXT(c, o);
@@ -202,6 +226,7 @@ static bool string_done(const struct vcpu *c, const struct cpu_op *o)
 void sys_ins(struct vcpu *c, const struct cpu_op *o)
 {
 	uint16_t port = (uint16_t)c->gpr[RDX];
+	bool skip;
 	struct cpu_ref r;
 	uint64_t la, v;
 
@@ -210,6 +235,10 @@ void sys_ins(struct vcpu *c, const struct cpu_op *o)
 	sys_begin(c, o);
 	if (!sys_port_allowed(c, port, o->opsize))
 		return;			/* also when there is nothing to do */
+	if (!asked(c, o, port, true, true, &skip))
+		return;
+	if (skip)
+		CPU_NEXT(c, o);
 	if (repeats(o) && !sys_truncate(c->gpr[RCX], ad_bytes(o))) {
 		c->io.bulk_len = c->io.bulk_pos = 0;
 		CPU_NEXT(c, o);
@@ -248,6 +277,7 @@ static bool outs_source(struct vcpu *c, const struct cpu_op *o, uint64_t *v)
 void sys_outs(struct vcpu *c, const struct cpu_op *o)
 {
 	uint16_t port = (uint16_t)c->gpr[RDX];
+	bool skip;
 	uint64_t v;
 
 	if (!cpu_run_alone(c, o))
@@ -255,6 +285,10 @@ void sys_outs(struct vcpu *c, const struct cpu_op *o)
 	sys_begin(c, o);
 	if (!sys_port_allowed(c, port, o->opsize))
 		return;			/* also when there is nothing to do */
+	if (!asked(c, o, port, false, true, &skip))
+		return;
+	if (skip)
+		CPU_NEXT(c, o);
 	if (repeats(o) && !sys_truncate(c->gpr[RCX], ad_bytes(o)))
 		CPU_NEXT(c, o);
 	if (!outs_source(c, o, &v) || !port_write(c, o, port, o->opsize, v))

@@ -233,15 +233,35 @@ static bool umip_allows(struct vcpu *c, const struct cpu_op *o)
 	return false;
 }
 
+/* A monitor may want to know of whoever looks at the tables or changes them. @which: 1 IDTR 2 GDTR 3 LDTR 4 TR. */
+static bool asked(struct vcpu *c, const struct cpu_op *o, unsigned which, bool load)
+{
+	struct cpu_ext_insn x = { .kind = CPU_EXT_TABLE, .length = o->len, .a = which, .b = load };
+
+	if (likely(!sys_ext_wants(c, CPU_EXT_TABLE)))
+		return true;
+	sys_begin(c, o);
+	switch (sys_ext_insn(c, &x)) {
+	case CPU_EXT_ALLOW:
+		return true;
+	case CPU_EXT_DISCARD:
+		c->rip = cpu_op_next_rip(c, o);
+		c->stop = true;
+		return false;
+	default:
+		return false;
+	}
+}
+
 void sys_sldt(struct vcpu *c, const struct cpu_op *o)
 {
-	if (umip_allows(c, o) && put_rm16(c, o, c->seg[SEG_LDTR].sel))
+	if (umip_allows(c, o) && asked(c, o, 3, false) && put_rm16(c, o, c->seg[SEG_LDTR].sel))
 		CPU_NEXT(c, o);
 }
 
 void sys_str(struct vcpu *c, const struct cpu_op *o)
 {
-	if (umip_allows(c, o) && put_rm16(c, o, c->seg[SEG_TR].sel))
+	if (umip_allows(c, o) && asked(c, o, 4, false) && put_rm16(c, o, c->seg[SEG_TR].sel))
 		CPU_NEXT(c, o);
 }
 
@@ -275,7 +295,7 @@ void sys_lldt(struct vcpu *c, const struct cpu_op *o)
 	uint64_t base;
 	uint16_t sel;
 
-	if (!sys_need_cpl0(c, o) || !get_rm16(c, o, &sel))
+	if (!sys_need_cpl0(c, o) || !asked(c, o, 3, true) || !get_rm16(c, o, &sel))
 		return;
 	sys_begin(c, o);
 	a = sys_ext(c, CPU_EXT_LDTR, 0, sel);
@@ -314,7 +334,7 @@ void sys_ltr(struct vcpu *c, const struct cpu_op *o)
 	uint16_t sel;
 	uint8_t access;
 
-	if (!sys_need_cpl0(c, o) || !get_rm16(c, o, &sel))
+	if (!sys_need_cpl0(c, o) || !asked(c, o, 4, true) || !get_rm16(c, o, &sel))
 		return;
 	sys_begin(c, o);
 	a = sys_ext(c, CPU_EXT_TR, 0, sel);
@@ -479,7 +499,7 @@ static bool store_table(struct vcpu *c, const struct cpu_op *o, const struct cpu
 	struct cpu_ref r;
 	uint64_t la;
 
-	if (!umip_allows(c, o) || !cpu_la(c, o, size, ACC_W, &la) || !cpu_ref_get(c, o, la, size, ACC_W, &r))
+	if (!umip_allows(c, o) || !asked(c, o, t == &c->idtr ? 1 : 2, false) || !cpu_la(c, o, size, ACC_W, &la) || !cpu_ref_get(c, o, la, size, ACC_W, &r))
 		return false;
 	__builtin_memcpy(buf, &t->limit, 2);
 	__builtin_memcpy(buf + 2, &t->base, 8);
@@ -508,8 +528,8 @@ static bool load_table(struct vcpu *c, const struct cpu_op *o, struct cpu_table 
 	struct cpu_ref r;
 	enum cpu_ext_answer a;
 
-	if (!sys_need_cpl0(c, o) || !cpu_la(c, o, size, ACC_R, &la) || !cpu_ref_get(c, o, la, size, ACC_R, &r) ||
-	    !cpu_ref_load(c, o, &r, buf))
+	if (!sys_need_cpl0(c, o) || !asked(c, o, t == &c->idtr ? 1 : 2, true) || !cpu_la(c, o, size, ACC_R, &la) ||
+	    !cpu_ref_get(c, o, la, size, ACC_R, &r) || !cpu_ref_load(c, o, &r, buf))
 		return false;
 	__builtin_memcpy(&base, buf + 2, size - 2);
 	if (sys_mode64(c)) {

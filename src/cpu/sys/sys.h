@@ -44,6 +44,12 @@ bool cpu_efer_valid(const struct vcpu *c, uint64_t v);
 /* Is @a canonical under the present CR4.LA57? */
 bool cpu_canonical(const struct vcpu *c, uint64_t a);
 
+/* ---- Rooms that want to be told of each instruction (cpu/ext.h): called by the run loop --------------------------------- */
+
+bool cpu_ext_before(struct vcpu *c);
+void cpu_ext_after(struct vcpu *c, bool retired);
+bool cpu_ext_delivery(struct vcpu *c);
+
 /* ---- Debug registers: called by the run loop and the memory slow path -------------------------------------------------- */
 
 /* struct cpu_guest_debug.control, as KVM numbers it. */

@@ -180,6 +180,12 @@ bool sys_task_gate(struct vcpu *c, const struct sys_desc *gate, enum sys_task_wh
 
 /* Slow half of sys_ext(). FAULT and LEAVE have been noted: the caller returns at once. */
 enum cpu_ext_answer sys_ext_ask(struct vcpu *c, unsigned reg, uint32_t index, uint64_t value);
+/* An instruction that a room wants to be asked about. ALLOW: execute it; DISCARD: go on behind it; LEAVE: noted, return at once. */
+enum cpu_ext_answer sys_ext_insn(struct vcpu *c, struct cpu_ext_insn *x);
+static inline bool sys_ext_wants(const struct vcpu *c, unsigned kind)
+{
+	return unlikely(atomic_load_explicit(&c->ext_wants, memory_order_relaxed) >> kind & 1);
+}
 
 /* Ask the rooms about a register write; c->rip must be the instruction's. */
 static inline enum cpu_ext_answer sys_ext(struct vcpu *c, unsigned reg, uint32_t index, uint64_t value)

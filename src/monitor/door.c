@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The two native doors. CALLBACK: a function of the same process, on the vCPU's own thread. CHANNEL: a page of shared memory and
+ * an eventfd for each vCPU, so that nobody waits for a slot; everything the other side writes is copied before it is looked at.
+ */
+#include <errno.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "monitor/private.h"
+
+static int callback_open(struct monitor *m, struct gw_monitor_attach *a)
+{
+	if (!a->callback)
+		return -EINVAL;
+	m->callback = (gw_mon_callback *)(uintptr_t)a->callback;
+	m->opaque = (void *)(uintptr_t)a->opaque;
+	return 0;
+}
+
+static int callback_send(struct monitor *m, struct mon_vcpu *v, const struct gw_mon_event *ev)
+{
+	struct gw_mon_answer a = { .seq = ev->seq };
+
+	m->host->foreign(v->cpu, true);
+	m->callback(m->opaque, ev, &a);
+	m->host->foreign(v->cpu, false);
+	a.seq = ev->seq;
+	if (ev->flags & GW_MON_F_SYNC)
+		mon_answered(m, v, &a);
+	return 0;
+}
+
+const struct mon_door_ops mon_callback_door = { .is_direct = true, .open = callback_open, .send = callback_send };
+
+/* ---- the channel ------------------------------------------------------------------------------------------------------------------ */
+
+static struct gw_mon_page *page_of(struct monitor *m, const struct mon_vcpu *v)
+{
+	return v->index < m->n_pages ? (struct gw_mon_page *)(void *)(m->pages + (size_t)v->index * GW_MON_PAGE) : NULL;
+}
+
+static int channel_open(struct monitor *m, struct gw_monitor_attach *a)
+{
+	unsigned n = m->host->n_vcpus(m->vm);
+	size_t size = (size_t)n * GW_MON_PAGE;
+	void *p;
+
+	if (!n)
+		return -ENODEV;
+	m->memory_fd = memfd_create("guestward-monitor", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (m->memory_fd < 0)
+		return -errno;
+	m->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (m->event_fd < 0 || ftruncate(m->memory_fd, (off_t)size) < 0 ||
+	    fcntl(m->memory_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+		return -errno;
+	p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, m->memory_fd, 0);
+	if (p == MAP_FAILED)
+		return -errno;
+	m->pages = p;
+	m->n_pages = n;
+	for (unsigned i = 0; i < n; i++) {
+		struct mon_vcpu *v = atomic_load(&m->vcpu[i]);
+
+		/* Kept for later sessions: a vCPU may be about to wait for it. */
+		if (v->wake_fd < 0)
+			v->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		if (v->wake_fd < 0)
+			return -errno;
+	}
+	a->n_vcpus = n;
+	return 0;
+}
+
+static void channel_close(struct monitor *m)
+{
+	if (m->pages)
+		munmap(m->pages, (size_t)m->n_pages * GW_MON_PAGE);
+	m->pages = NULL;
+	m->n_pages = 0;
+}
+
+static int channel_send(struct monitor *m, struct mon_vcpu *v, const struct gw_mon_event *ev)
+{
+	struct gw_mon_page *p = page_of(m, v);
+	const uint64_t one = 1;
+
+	if (!p)
+		return -ENODEV;	/* a vCPU that was made after the monitor came */
+	memcpy(&p->event, ev, sizeof(*ev));
+	__atomic_store_n(&p->waiting, 1, __ATOMIC_RELAXED);
+	__atomic_store_n(&p->event_seq, __atomic_load_n(&p->event_seq, __ATOMIC_RELAXED) + 1, __ATOMIC_RELEASE);
+	return write(m->event_fd, &one, sizeof(one)) == (ssize_t)sizeof(one) || errno == EAGAIN ? 0 : -errno;
+}
+
+static int channel_pull(struct monitor *m, struct mon_vcpu *v)
+{
+	struct gw_mon_page *p = page_of(m, v);
+	struct gw_mon_answer a;
+	uint64_t count;
+
+	if (!p)
+		return 0;
+	if (v->wake_fd >= 0 && read(v->wake_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
+		return -errno;
+	if (__atomic_load_n(&p->answer_seq, __ATOMIC_ACQUIRE) != v->seq)
+		return 0;
+	memcpy(&a, &p->answer, sizeof(a));
+	a.seq = v->seq;
+	mon_answered(m, v, &a);
+	return 0;
+}
+
+static int channel_fd(struct monitor *m, struct mon_vcpu *v)
+{
+	(void)m;
+	return v->wake_fd;
+}
+
+const struct mon_door_ops mon_channel_door = { .open = channel_open, .close = channel_close, .send = channel_send, .pull = channel_pull,
+	.fd = channel_fd };
+
+int mon_wake_fd(struct monitor *m, unsigned vcpu)
+{
+	struct mon_vcpu *v = vcpu < MON_MAX_VCPUS ? atomic_load(&m->vcpu[vcpu]) : NULL;
+	int fd;
+
+	if (!v)
+		return -EINVAL;
+	pthread_mutex_lock(&m->door_lock);
+	fd = v->wake_fd < 0 ? -ENODEV : fcntl(v->wake_fd, F_DUPFD_CLOEXEC, 0);
+	pthread_mutex_unlock(&m->door_lock);
+	return fd == -1 ? -errno : fd;
+}

@@ -1,0 +1,502 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Asking: one question at a time for each vCPU, put to whatever door the monitor came through, waited for outside acc_enter(), and
+ * applied to one execution of one instruction.
+ *
+ * A question stands until it is answered, the session ends, or the execution it was about is over; a vCPU that is wanted elsewhere
+ * leaves KVM_RUN in between with the instruction not begun, and on its return finds the same question, not a second one.
+ */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "monitor/private.h"
+
+void mon_logf(struct monitor *m, const char *fmt, ...)
+{
+	char text[200];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	m->host->log(text);
+}
+
+/* ---- what holds for one execution ------------------------------------------------------------------------------------------ */
+
+static bool same_key(const struct mon_key *a, const struct mon_key *b)
+{
+	return a->kind == b->kind && a->a == b->a && a->b == b->b;
+}
+
+/* The execution is over, or another began: nothing that was answered holds any more, and what was asked is withdrawn. */
+static void execution_over(struct mon_vcpu *v)
+{
+	v->n_grants = 0;
+	v->blanket = v->gone_on = false;
+	if (!v->asked.valid)
+		return;
+	v->asked.valid = false;
+	pthread_mutex_lock(&v->lock);
+	v->state = MON_IDLE;
+	pthread_mutex_unlock(&v->lock);
+}
+
+/* Is what is remembered about the instruction that is executing? The client may have sent the vCPU elsewhere. */
+static void check_execution(struct mon_vcpu *v)
+{
+	uint64_t rip = v->m->host->rip(v->cpu);
+
+	if (v->rip != rip)
+		execution_over(v);
+	v->rip = rip;
+}
+
+const struct mon_grant *mon_granted(const struct mon_vcpu *v, const struct mon_key *key)
+{
+	if (v->rip != v->m->host->rip(v->cpu))
+		return NULL;
+	for (unsigned i = 0; i < v->n_grants; i++) {
+		const struct mon_key *k = &v->grant[i].key;
+
+		if (k->kind != key->kind || k->a != key->a)
+			continue;
+		/* Memory: low byte is rights, and what is granted may be more. */
+		if (key->kind == GW_MON_MEM_ACCESS ? k->b >> 8 == key->b >> 8 && !(key->b & 0xff & ~k->b) : k->b == key->b)
+			return &v->grant[i];
+	}
+	return NULL;
+}
+
+static void grant(struct mon_vcpu *v, const struct mon_key *key, const struct gw_mon_answer *a)
+{
+	struct mon_grant *g;
+
+	if (v->n_grants == MON_GRANTS)
+		v->n_grants = 0;	/* no instruction touches so much: it will be asked about again */
+	g = &v->grant[v->n_grants++];
+	*g = (struct mon_grant){ .key = *key, .flags = a->flags, .vector = a->vector, .error = a->error, .cr2 = a->cr2,
+				 .data_len = a->data_len < sizeof(g->data) ? a->data_len : sizeof(g->data) };
+	memcpy(g->data, a->data, g->data_len);
+}
+
+void mon_set_alone(struct mon_vcpu *v, bool on)
+{
+	v->m->host->alone(v->cpu, on);
+	if (!on)
+		v->is_alone = false;
+}
+
+static bool is_paused(const struct mon_vcpu *v)
+{
+	return atomic_load(&v->paused) || atomic_load(&v->m->is_policy_pause);
+}
+
+/* Does anything need to be told between instructions? */
+static bool needs_alone(struct mon_vcpu *v)
+{
+	bool trap;
+
+	if (v->n_grants || v->blanket || v->asked.valid || v->regs.due || v->denied.due || v->fast_view != MON_NO_VIEW || v->is_code ||
+	    atomic_load(&v->step) || is_paused(v))
+		return true;
+	pthread_mutex_lock(&v->lock);
+	trap = v->trap.due;
+	pthread_mutex_unlock(&v->lock);
+	return trap;
+}
+
+/* ---- events ------------------------------------------------------------------------------------------------------------------ */
+
+struct gw_mon_event *mon_event(struct monitor *m, struct mon_vcpu *v, unsigned reason)
+{
+	struct gw_mon_event *ev = &v->ev;
+
+	memset(ev, 0, offsetof(struct gw_mon_event, regs));
+	ev->size = sizeof(*ev);
+	ev->reason = reason;
+	ev->vcpu = v->index;
+	ev->view = atomic_load(&v->view);
+	if (m->has_views)
+		ev->flags |= GW_MON_F_VIEWS;
+	m->host->regs(v->cpu, &ev->regs);
+	return ev;
+}
+
+bool mon_asked(struct mon_vcpu *v, struct mon_key *key)
+{
+	bool asked;
+
+	pthread_mutex_lock(&v->lock);
+	asked = v->state == MON_ASKED;
+	*key = v->asked.key;
+	pthread_mutex_unlock(&v->lock);
+	return asked;
+}
+
+void mon_answered(struct monitor *m, struct mon_vcpu *v, const struct gw_mon_answer *a)
+{
+	bool took = false;
+
+	pthread_mutex_lock(&v->lock);
+	if (v->state == MON_ASKED && (!a->seq || a->seq == v->seq)) {
+		v->answer = *a;
+		v->state = MON_ANSWERED;
+		took = true;
+	}
+	pthread_mutex_unlock(&v->lock);
+	if (took)
+		m->host->wake(m->vm, v->index);
+}
+
+void mon_wake_all(struct monitor *m)
+{
+	unsigned n = m->host->n_vcpus(m->vm);
+
+	for (unsigned i = 0; i < n; i++)
+		m->host->wake(m->vm, i);
+}
+
+struct waiting { struct monitor *m; struct mon_vcpu *v; unsigned session; bool for_room; };
+
+/* Answers are fetched here by whoever waits; a monitor that breaks the rules is let go. */
+static bool is_ready(void *arg)
+{
+	struct waiting *w = arg;
+	enum mon_state state;
+	bool is_over;
+	int err = 0;
+
+	pthread_mutex_lock(&w->m->door_lock);
+	is_over = atomic_load(&w->m->session) != w->session;
+	if (!is_over && w->m->ops->pull)
+		err = w->m->ops->pull(w->m, w->v);
+	pthread_mutex_unlock(&w->m->door_lock);
+	if (err < 0)
+		mon_lost(w->m);
+	if (is_over || err < 0)
+		return true;
+	if (w->for_room)
+		return true;	/* try to send again */
+	pthread_mutex_lock(&w->v->lock);
+	state = w->v->state;
+	pthread_mutex_unlock(&w->v->lock);
+	return state == MON_ANSWERED;
+}
+
+static int door_fd(struct monitor *m, struct mon_vcpu *v)
+{
+	int fd;
+
+	pthread_mutex_lock(&m->door_lock);
+	fd = m->ops->fd ? m->ops->fd(m, v) : -1;
+	pthread_mutex_unlock(&m->door_lock);
+	return fd;
+}
+
+/* 0: it is out. -EINTR: wanted elsewhere before it was. -ENOTCONN: nobody is there (any more). */
+static int send(struct monitor *m, struct mon_vcpu *v, struct waiting *w)
+{
+	bool first = true;
+
+	for (;;) {
+		int err = -ENOTCONN;
+
+		if (atomic_load(&m->session) == w->session && atomic_load(&m->is_attached) && m->ops->is_direct) {
+			err = m->ops->send(m, v, &v->ev);
+		} else {
+			pthread_mutex_lock(&m->door_lock);
+			if (atomic_load(&m->session) == w->session && atomic_load(&m->is_attached))
+				err = m->ops->send(m, v, &v->ev);
+			pthread_mutex_unlock(&m->door_lock);
+		}
+		if (!err) {
+			atomic_fetch_add(&m->n_events, 1);
+			return 0;
+		}
+		if (err == -ENOTCONN)
+			return err;
+		if (err != -EAGAIN) {
+			/* Closed, not open: without a way to ask nothing is allowed; the policy says how the vCPU stands. */
+			mon_lost(m);
+			return -ENOTCONN;
+		}
+		w->for_room = true;
+		if (!first && !m->host->block(v->cpu, door_fd(m, v), is_ready, w))
+			return -EINTR;
+		first = false;
+	}
+}
+
+void mon_switch_view(struct monitor *m, struct mon_vcpu *v, unsigned view)
+{
+	struct mon_view *from, *to;
+	bool switched = false;
+
+	pthread_mutex_lock(&m->lock);
+	from = m->view[atomic_load(&v->view)];
+	to = view < MON_MAX_VIEWS ? m->view[view] : NULL;
+	if (to && to->used && to != from) {
+		atomic_fetch_sub(&from->users, 1);
+		atomic_fetch_add(&to->users, 1);
+		atomic_store(&v->view, view);
+		switched = true;
+	}
+	pthread_mutex_unlock(&m->lock);
+	if (switched)
+		m->host->flush(m->vm, v->cpu);
+}
+
+/* In the order of Xen: the permission, stepping, the view, registers. True: the instruction must begin again. */
+static bool apply(struct monitor *m, struct mon_vcpu *v, const struct mon_key *key, const struct gw_mon_answer *a)
+{
+	bool again = false;
+
+	if (key->kind != GW_MON_MEM_ACCESS || a->flags & (GW_MON_ANS_ALLOW | GW_MON_ANS_DENY))
+		grant(v, key, a);
+	if (a->flags & GW_MON_ANS_ALLOW && (a->flags & GW_MON_ANS_BLANKET || atomic_load(&m->blanket)))
+		v->blanket = true;
+	if (a->flags & GW_MON_ANS_CODE && a->flags & GW_MON_ANS_ALLOW && !(a->flags & (GW_MON_ANS_DATA | GW_MON_ANS_NOWRITE))) {
+		m->host->code(v->cpu, a->data);
+		v->is_code = again = true;
+	}
+	if (a->flags & GW_MON_ANS_STEP_TOGGLE)
+		atomic_store(&v->step, !atomic_load(&v->step));
+	else if (a->flags & (GW_MON_ANS_STEP_ON | GW_MON_ANS_STEP_OFF))
+		atomic_store(&v->step, (a->flags & GW_MON_ANS_STEP_ON) != 0);
+	else if (a->flags & GW_MON_ANS_FAST_STEP && a->step_view < MON_MAX_VIEWS)
+		v->fast_view = a->step_view;
+	if (a->flags & GW_MON_ANS_VIEW) {
+		mon_switch_view(m, v, a->view);
+		again = true;
+	}
+	if (a->flags & GW_MON_ANS_REGS) {
+		v->regs.due = true;
+		v->regs.r = a->regs;
+		again = true;
+	}
+	if (a->flags & GW_MON_ANS_NEXT_INT)
+		atomic_store(&v->next_int, true);
+	pthread_mutex_lock(&v->lock);
+	again |= v->trap.due;
+	pthread_mutex_unlock(&v->lock);
+	return again;
+}
+
+static enum mon_outcome begin_again(struct monitor *m, struct mon_vcpu *v)
+{
+	mon_set_alone(v, true);
+	v->is_alone = false;
+	m->host->again(v->cpu);
+	return MON_AGAIN;
+}
+
+/* The session ended while we waited, or before. What the policy wants is done by before() and check(). */
+static enum mon_outcome nobody(struct monitor *m, struct mon_vcpu *v, const struct mon_key *key)
+{
+	execution_over(v);
+	v->gone_on = !m->is_required;
+	return begin_again(m, v);
+}
+
+static enum mon_outcome ask(struct monitor *m, struct mon_vcpu *v, const struct mon_key *key)
+{
+	struct waiting w = { .m = m, .v = v, .session = atomic_load(&m->session) };
+	struct gw_mon_answer a;
+	int err;
+
+	check_execution(v);
+	if (!v->asked.valid || !same_key(&v->asked.key, key)) {
+		pthread_mutex_lock(&v->lock);
+		v->ev.seq = ++v->seq;
+		v->state = MON_ASKED;
+		v->asked.key = *key;
+		pthread_mutex_unlock(&v->lock);
+		v->asked.valid = true;
+		v->ev.flags |= GW_MON_F_SYNC;
+		v->m->host->alone(v->cpu, true);
+		err = send(m, v, &w);
+		if (err) {
+			execution_over(v);
+			if (err == -EINTR)
+				return MON_LEAVE;
+			return nobody(m, v, key);
+		}
+	}
+	w.for_room = false;
+	if (!is_ready(&w) && !m->host->block(v->cpu, door_fd(m, v), is_ready, &w))
+		return MON_LEAVE;
+	pthread_mutex_lock(&v->lock);
+	err = v->state == MON_ANSWERED ? 0 : -ENOTCONN;
+	v->state = MON_IDLE;
+	a = v->answer;
+	pthread_mutex_unlock(&v->lock);
+	v->asked.valid = false;
+	if (err)
+		return nobody(m, v, key);
+	if (apply(m, v, key, &a) || !v->is_alone)
+		return begin_again(m, v);
+	return MON_GO;
+}
+
+/* Nothing here runs between acc_enter() and acc_leave(): who changes rights holds monitor.lock while he waits for us. */
+enum mon_outcome mon_ask(struct monitor *m, struct mon_vcpu *v, const struct mon_key *key, bool inside)
+{
+	enum mon_outcome o;
+
+	if (inside)
+		m->host->outside(v->cpu, true);
+	o = ask(m, v, key);
+	if (inside)
+		m->host->outside(v->cpu, false);
+	return o;
+}
+
+void mon_tell(struct monitor *m, struct mon_vcpu *v, bool inside)
+{
+	struct waiting w = { .m = m, .v = v, .session = atomic_load(&m->session) };
+
+	v->ev.seq = 0;
+	if (inside)
+		m->host->outside(v->cpu, true);
+	if (send(m, v, &w))
+		atomic_fetch_add(&m->n_denied_lost, 1);
+	if (inside)
+		m->host->outside(v->cpu, false);
+}
+
+/* ---- between instructions ------------------------------------------------------------------------------------------------------ */
+
+static void enter(void *ext, struct acc_cpu *cpu)
+{
+	struct monitor *m = ext;
+	struct mon_vcpu *v = mon_vcpu_of(m, cpu);
+
+	v->cpu = cpu;
+	v->is_alone = false;
+	if (needs_alone(v))
+		m->host->alone(cpu, true);
+}
+
+static bool may_run(void *arg)
+{
+	struct mon_vcpu *v = arg;
+
+	return !is_paused(v) || atomic_load(&v->m->is_stopped);
+}
+
+/* Paused. False: wanted elsewhere. */
+static bool stand(struct monitor *m, struct mon_vcpu *v)
+{
+	bool ok;
+
+	m->host->outside(v->cpu, true);
+	ok = m->host->block(v->cpu, -1, may_run, v);
+	m->host->outside(v->cpu, false);
+	return ok;
+}
+
+static void take_trap(struct monitor *m, struct mon_vcpu *v)
+{
+	bool due;
+
+	pthread_mutex_lock(&v->lock);
+	due = v->trap.due;
+	v->trap.due = false;
+	pthread_mutex_unlock(&v->lock);
+	if (due)
+		m->host->inject(v->cpu, v->trap.vector, v->trap.type, v->trap.error, v->trap.length, v->trap.cr2);
+}
+
+static void tell_denied(struct monitor *m, struct mon_vcpu *v)
+{
+	const struct acc_request *rq = &v->denied.rq;
+	struct gw_mon_event *ev;
+
+	v->denied.due = false;
+	if (!mon_subscribed(m, 31) || !atomic_load(&m->is_attached))
+		return;
+	ev = mon_event(m, v, GW_MON_DENIED);
+	ev->u.mem.gfn = gpa_gfn(rq->gpa).v;
+	ev->u.mem.offset = rq->gpa.v & GW_PAGE_MASK;
+	ev->u.mem.gla = rq->gva.v;
+	ev->u.mem.access = ev->u.mem.wanted = rq->rights;
+	ev->u.mem.len = rq->len;
+	mon_tell(m, v, true);
+}
+
+/* A step's event is about no instruction: it is waited for here. */
+static bool ask_step(struct monitor *m, struct mon_vcpu *v)
+{
+	struct mon_key key = { .kind = GW_MON_SINGLESTEP };
+	enum mon_outcome o;
+
+	if (!v->asked.valid) {
+		struct gw_mon_event *ev = mon_event(m, v, GW_MON_SINGLESTEP);
+		uint64_t gpa;
+
+		ev->u.trap.gfn = m->host->translate(v->cpu, ev->regs.sregs.cs.base + ev->regs.regs.rip, &gpa) ? gpa >> GW_PAGE_SHIFT : ~0ull;
+	}
+	o = mon_ask(m, v, &key, true);
+	if (o == MON_LEAVE)
+		return false;
+	v->n_grants = 0;
+	v->blanket = false;
+	return true;
+}
+
+static bool before(void *ext, struct acc_cpu *cpu)
+{
+	struct monitor *m = ext;
+	struct mon_vcpu *v = mon_vcpu_of(m, cpu);
+
+	if (v->asked.valid && v->asked.key.kind == GW_MON_SINGLESTEP && v->rip == m->host->rip(cpu) && !ask_step(m, v))
+		return false;
+	if (is_paused(v) && !stand(m, v))
+		return false;
+	if (v->regs.due) {
+		v->regs.due = false;
+		m->host->set_regs(cpu, &v->regs.r);
+	}
+	check_execution(v);
+	take_trap(m, v);
+	if (v->denied.due)
+		tell_denied(m, v);
+	v->is_alone = true;
+	if (!needs_alone(v))
+		mon_set_alone(v, false);
+	return true;
+}
+
+static void after(void *ext, struct acc_cpu *cpu, bool retired)
+{
+	struct monitor *m = ext;
+	struct mon_vcpu *v = mon_vcpu_of(m, cpu);
+
+	v->is_alone = false;
+	execution_over(v);
+	if (v->is_code) {
+		v->is_code = false;
+		m->host->code(cpu, NULL);
+	}
+	if (retired && v->fast_view != MON_NO_VIEW) {
+		unsigned view = v->fast_view;
+
+		v->fast_view = MON_NO_VIEW;
+		m->host->outside(cpu, true);
+		mon_switch_view(m, v, view);
+		m->host->outside(cpu, false);
+	}
+	if (retired && atomic_load(&v->step) && mon_subscribed(m, GW_MON_SINGLESTEP))
+		ask_step(m, v);
+	if (!needs_alone(v))
+		mon_set_alone(v, false);
+}
+
+enum cpu_ext_answer mon_insn(void *ext, struct cpu_ext_insn *x);
+enum cpu_ext_answer mon_write(void *ext, const struct cpu_ext_write *w, struct acc_exit *exit);
+
+const struct cpu_ext_ops mon_ext_ops = {
+	.name = "monitor", .write = mon_write, .insn = mon_insn, .enter = enter, .before = before, .after = after,
+};

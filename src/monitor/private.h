@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the files of the room share.
+ *
+ * Locks: monitor.lock protects views (changes), subscriptions and who is attached; mon_vcpu.lock the answer that another thread
+ * delivers (leaf). Neither is held while a vCPU sleeps or a callback runs. check() takes none: entries of views are atomic words.
+ * Fields marked "own" belong to the vCPU's thread.
+ */
+#ifndef GW_MONITOR_PRIVATE_H
+#define GW_MONITOR_PRIVATE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "monitor/monitor.h"
+
+#define MON_MAX_VCPUS	1024u
+#define MON_MAX_VIEWS	512u
+#define MON_VIEWS	10u		/* at first, as Xen */
+#define MON_NO_VIEW	0xffffu
+
+/* ---- views: view.c -------------------------------------------------------------------------------------------------------- */
+
+/* An entry: access type, and another frame to show. 0: none, the view's default. */
+#define ENTRY_SET	0x10ull
+#define ENTRY_REMAP	0x20ull
+#define ENTRY_TYPE	0x0full
+#define ENTRY_GFN	8		/* shift of the other frame's number */
+
+struct mon_node;
+struct mon_view {
+	bool used, visible;
+	_Atomic uint8_t def;
+	_Atomic uint64_t root;		/* entry << 1 | 1, or a node */
+	_Atomic unsigned users;		/* vCPUs in it */
+};
+
+uint64_t view_get(const struct mon_view *v, uint64_t gfn);
+/* @entry for [first, first + n). -ENOMEM: some of them may have it. */
+int view_set(struct monitor *m, struct mon_view *v, uint64_t first, uint64_t n, uint64_t entry);
+void view_clear(struct monitor *m, struct mon_view *v);
+/* Free what readers may have held before everything was forgotten. */
+void view_reclaim(struct monitor *m);
+static inline unsigned entry_type(const struct mon_view *v, uint64_t e)
+{
+	return e & ENTRY_SET ? (unsigned)(e & ENTRY_TYPE) : atomic_load_explicit(&v->def, memory_order_relaxed);
+}
+/* Rights that @type gives without being asked. */
+uint8_t mon_rights(unsigned type);
+
+/* ---- vCPUs ---------------------------------------------------------------------------------------------------------------- */
+
+#define MON_GRANTS	24u
+
+/* What one execution of an instruction has been asked about, and the answer. */
+struct mon_key { uint32_t kind; uint32_t b; uint64_t a; };	/* kind: reason; memory: a gfn, b rights and stage */
+struct mon_grant {
+	struct mon_key key;
+	uint32_t flags;			/* GW_MON_ANS_* */
+	uint32_t vector, error, data_len;
+	uint64_t cr2;
+	uint8_t data[64];
+};
+
+enum mon_state { MON_IDLE, MON_ASKED, MON_ANSWERED };
+
+struct mon_vcpu {
+	unsigned index;
+	struct monitor *m;
+	struct acc_cpu *cpu;			/* own */
+	_Atomic unsigned view;
+	/* Own. */
+	struct mon_grant grant[MON_GRANTS];
+	unsigned n_grants;
+	uint64_t rip;				/* of the execution that the grants are for */
+	bool blanket;				/* the rest of it is allowed */
+	bool is_alone;
+	struct { struct mon_key key; bool valid; } asked;	/* key: changed under lock */
+	struct acc_request want;		/* the violation found by check(), for wait() */
+	uint8_t want_missing;
+	struct { bool due; struct kvm_regs r; } regs;
+	struct { bool due; struct acc_request rq; } denied;
+	unsigned fast_view;			/* MON_NO_VIEW: no fast step */
+	bool is_code;				/* other bytes are being executed */
+	bool gone_on;				/* released while waiting: this once without asking */
+	struct gw_mon_event ev;
+	/* Under lock. */
+	pthread_mutex_t lock;
+	enum mon_state state;
+	uint64_t seq;
+	struct gw_mon_answer answer;
+	struct { bool due; uint32_t vector, type, error, length; uint64_t cr2; } trap;
+	/* Any thread. */
+	_Atomic bool step, next_int;
+	_Atomic unsigned paused;
+	int wake_fd;				/* CHANNEL */
+};
+
+/* ---- doors ---------------------------------------------------------------------------------------------------------------- */
+
+/* How events go out. */
+struct mon_door_ops {
+	bool is_direct;		/* send() runs foreign code: without door_lock */
+	int (*open)(struct monitor *m, struct gw_monitor_attach *a);
+	void (*close)(struct monitor *m);
+	/* 0; -EAGAIN: no room now; other: the monitor cannot be reached. In CALLBACK answers at once. */
+	int (*send)(struct monitor *m, struct mon_vcpu *v, const struct gw_mon_event *ev);
+	/* Look for answers from outside. -errno: the monitor does not play by the rules. Any vCPU's thread. */
+	int (*pull)(struct monitor *m, struct mon_vcpu *v);
+	/* Watched while waiting; -1: none. */
+	int (*fd)(struct monitor *m, struct mon_vcpu *v);
+};
+extern const struct mon_door_ops mon_callback_door, mon_channel_door, mon_xen_door;
+
+#define MON_MSR_BITS	0x2000u
+struct mon_subs {
+	_Atomic uint64_t reasons;		/* bit: reason */
+	uint32_t flags[32];			/* GW_MON_S_* by reason */
+	struct { bool on, sync, on_change; uint64_t mask; } cr[16];
+	uint8_t msr[3][MON_MSR_BITS];		/* 1 on, 2 only changes */
+};
+
+struct monitor {
+	const struct mon_host *host;
+	void *vm;
+	struct mon_vcpu *_Atomic vcpu[MON_MAX_VCPUS];
+	pthread_mutex_t lock;
+	/* Something may be refused or told: check() and the extension look at nothing else first. */
+	_Atomic bool is_armed;
+	_Atomic bool is_attached, is_stopped;
+	_Atomic unsigned session;		/* bumped by every attach and detach */
+	_Atomic bool is_policy_pause;
+	bool is_required;
+	uint32_t door, policy;
+	_Atomic bool blanket;
+	const struct mon_door_ops *ops;
+	pthread_mutex_t door_lock;		/* send and pull against close; below lock, above mon_vcpu.lock */
+	_Atomic uint32_t walks;			/* enum gw_mon_walks */
+	bool is_walk_judge;
+	bool has_views;
+	unsigned max_views;
+	struct mon_view *_Atomic view[MON_MAX_VIEWS];	/* never freed before the monitor */
+	struct mon_subs subs;
+	struct mon_node *retired;
+	_Atomic uint64_t n_events, n_denied_lost;
+	/* CALLBACK */
+	gw_mon_callback *callback;
+	void *opaque;
+	/* CHANNEL */
+	uint8_t *pages;
+	unsigned n_pages;
+	/* both */
+	int memory_fd, event_fd, answer_fd;
+	/* XEN: xen_ring.c */
+	struct mon_xen *xen;
+};
+
+/* ---- asking: event.c -------------------------------------------------------------------------------------------------------- */
+
+static inline struct mon_vcpu *mon_vcpu_of(struct monitor *m, const struct acc_cpu *cpu)
+{
+	return atomic_load_explicit(&m->vcpu[m->host->index(cpu)], memory_order_acquire);
+}
+
+static inline bool mon_subscribed(const struct monitor *m, unsigned reason)
+{
+	return atomic_load_explicit(&m->subs.reasons, memory_order_relaxed) >> reason & 1;
+}
+
+enum mon_outcome {
+	MON_GO,		/* there is an answer: a grant, found by mon_granted() */
+	MON_AGAIN,	/* begin the instruction again */
+	MON_LEAVE,	/* wanted elsewhere: it will be begun again, and the question still stands */
+};
+
+struct gw_mon_event *mon_event(struct monitor *m, struct mon_vcpu *v, unsigned reason);
+/* Ask about v->ev, unless this execution was asked already. Blocks. */
+enum mon_outcome mon_ask(struct monitor *m, struct mon_vcpu *v, const struct mon_key *key, bool inside);
+/* Tell v->ev; waits only for room. */
+void mon_tell(struct monitor *m, struct mon_vcpu *v, bool inside);
+const struct mon_grant *mon_granted(const struct mon_vcpu *v, const struct mon_key *key);
+/* Another thread has an answer for @v; ignored unless it is asked and (with @seq != 0) about that. */
+void mon_answered(struct monitor *m, struct mon_vcpu *v, const struct gw_mon_answer *a);
+/* What @v is asked about now, if anything. Any thread. */
+bool mon_asked(struct mon_vcpu *v, struct mon_key *key);
+void mon_wake_all(struct monitor *m);
+void mon_set_alone(struct mon_vcpu *v, bool on);
+void mon_switch_view(struct monitor *m, struct mon_vcpu *v, unsigned view);
+
+/* With monitor.lock held. */
+void mon_rearm(struct monitor *m);
+void mon_end_session(struct monitor *m);
+
+void mon_logf(struct monitor *m, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+#endif
