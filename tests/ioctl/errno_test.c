@@ -4,12 +4,16 @@
  * rows of wrong arguments and wrong states with the errno that KVM gives.
  */
 #include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -169,6 +173,60 @@ static void after_fork(void **state)
 	assert_int_equal(status, 0);
 	assert_true(rig_ioctl_n(r.vm, KVM_CHECK_EXTENSION, KVM_CAP_IRQCHIP) == 1);
 	rig_close(&r);
+}
+
+/* A sandbox without process_vm_readv and writev: pointers are as safe, by another way. */
+static bool forbid_process_vm(void)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_process_vm_readv, 1, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_process_vm_writev, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog prog = { sizeof(code) / sizeof(code[0]), code };
+
+	return !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog);
+}
+
+static int sandboxed_child(void)
+{
+	struct kvm_regs in = { .rax = 0x123456789, .rflags = 2 }, out = { 0 };
+	uint8_t *page = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	static struct kvm_xsave xsave;
+	int sys, vm, vcpu, bad = 0;
+
+	if (!forbid_process_vm())
+		return 77;
+	sys = gw_open();
+	vm = (int)rig_ioctl_n(sys, KVM_CREATE_VM, 0);
+	vcpu = (int)rig_ioctl_n(vm, KVM_CREATE_VCPU, 0);
+	munmap(page + 4096, 4096);
+	bad += rig_ioctl(vcpu, KVM_SET_REGS, &in) != 0;
+	bad += rig_ioctl(vcpu, KVM_GET_REGS, &out) != 0;
+	bad += out.rax != in.rax;
+	bad += rig_ioctl(vcpu, KVM_GET_XSAVE, &xsave) != 0;
+	bad += rig_ioctl_n(vcpu, KVM_SET_REGS, 0x10) != -EFAULT;
+	bad += rig_ioctl_n(vcpu, KVM_GET_REGS, 0x10) != -EFAULT;
+	bad += rig_ioctl(vcpu, KVM_SET_REGS, page + 4096 - 8) != -EFAULT;
+	bad += rig_ioctl(vcpu, KVM_GET_XSAVE, page + 8) != -EFAULT;
+	mprotect(page, 4096, PROT_READ);
+	bad += rig_ioctl(vcpu, KVM_GET_REGS, page) != -EFAULT;
+	return bad;
+}
+
+static void in_a_sandbox(void **state)
+{
+	pid_t pid = fork();
+	int status;
+
+	if (pid == 0)
+		_exit(sandboxed_child());
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
+		skip();		/* no seccomp here */
+	assert_int_equal(status, 0);
 }
 
 /* ---- rows -------------------------------------------------------------------------------------------------------------- */
@@ -361,6 +419,7 @@ int main(void)
 		{ "an argument that must be 0 is EINVAL", must_be_zero },
 		{ "after close every ioctl is EBADF", after_close },
 		{ "in a forked child VM and vCPU ioctls are EIO", after_fork },
+		{ "where process_vm_readv is forbidden, bad pointers are EFAULT as well", in_a_sandbox },
 		{ "lists say how long they are", lists_tell_their_length },
 	};
 	static struct CMUnitTest tests[sizeof(fixed) / sizeof(fixed[0]) + N_ROWS];
