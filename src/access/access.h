@@ -145,6 +145,9 @@ void acc_host_end(struct acc_vm *vm);
  */
 enum acc_verdict acc_check(struct acc_request *rq, struct acc_result *out);
 
+/* The bytes of a write that guard @guard answered with SUBST_VET. */
+void acc_vet(struct acc_cpu *cpu, unsigned guard, struct gpa gpa, const uint8_t *bytes, unsigned len);
+
 #define ACC_MAX_ALL	16
 /*
  * Judge all accesses (at most ACC_MAX_ALL) of one instruction: all walks first (guest faults win, in the order given), then all guards. Returns

@@ -202,7 +202,7 @@ static void log_dirty(const struct mem_map *map, const struct acc_request *rq, s
 	const struct mem_slot *s;
 	uint64_t page;
 
-	if (v != ACC_ALLOW && !(v == ACC_SUBST && out->subst == SUBST_DATA))
+	if (v != ACC_ALLOW && !(v == ACC_SUBST && (out->subst == SUBST_DATA || out->subst == SUBST_VET)))
 		return;
 	s = acc_slot(rq, map, gpa_gfn(rq->gpa));
 	if (likely(!s || !s->dirty))
@@ -340,6 +340,14 @@ enum acc_verdict acc_check_all(struct acc_request *rq, struct acc_result *out, e
 		if (v != ACC_WAIT && v != ACC_RETRY)
 			return v;
 	}
+}
+
+void acc_vet(struct acc_cpu *cpu, unsigned guard, struct gpa gpa, const uint8_t *bytes, unsigned len)
+{
+	const struct acc_guards *g = cpu->vm->guards;
+
+	if (guard < g->n && g->guard[guard].ops->vet)
+		g->guard[guard].ops->vet(g->guard[guard].state, cpu, gpa, bytes, len);
 }
 
 enum acc_verdict acc_check(struct acc_request *rq, struct acc_result *out)

@@ -20,6 +20,11 @@ struct acc_guard_ops {
 	void (*denied)(void *guard, const struct acc_request *rq, const struct acc_result *by);
 	/* ACC_WAIT was given: block until answered, or until the vCPU is wanted elsewhere. True: ask again. NULL: never waits. */
 	bool (*wait)(void *guard, struct acc_cpu *cpu, const struct acc_request *rq);
+	/*
+	 * A write that was answered with SUBST_VET, at its commit: do it or drop it. On the vCPU's thread, inside guest code, no locks
+	 * held; must not wait. NULL: never answers so.
+	 */
+	void (*vet)(void *guard, struct acc_cpu *cpu, struct gpa gpa, const uint8_t *bytes, unsigned len);
 	/* Frames [first, first + n) left the guest (slot deleted or moved). Slot lock held. NULL: no per-page state. */
 	void (*forget)(void *guard, struct gfn first, uint64_t n);
 };

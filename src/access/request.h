@@ -82,6 +82,7 @@ enum acc_subst {
 	SUBST_ONES,	/* reads give all ones, writes are dropped (SGX abort page) */
 	SUBST_DISCARD,	/* reads are normal (out->hva), writes are dropped */
 	SUBST_DATA,	/* reads give out->data (monitor's answer); writes are normal */
+	SUBST_VET,	/* reads are normal (out->hva), writes go to the guard's vet(), which sees the bytes */
 };
 
 struct acc_result {

@@ -109,6 +109,7 @@ static void piece_of(const struct acc_request *rq, const struct acc_result *res,
 	p->len = rq->len;
 	p->verdict = (uint8_t)v;
 	p->subst = res->subst;
+	p->guard = res->guard;
 	if (v == ACC_SUBST && res->subst == SUBST_DATA)
 		memcpy(p->data, res->data, sizeof(p->data));
 }
@@ -350,6 +351,10 @@ static void piece_store(struct vcpu *c, const struct cpu_piece *p, const uint8_t
 	}
 	if (p->verdict == ACC_SUBST && (p->subst == SUBST_ONES || p->subst == SUBST_DISCARD))
 		return;
+	if (p->verdict == ACC_SUBST && p->subst == SUBST_VET) {
+		acc_vet(&c->acc, p->guard, p->gpa, buf, p->len);
+		return;
+	}
 	copy_out(p->hva, buf, p->len);
 	if (acc_store_done(c->acc.vm, p->hva, p->len))
 		c->stats.smc_hits++;

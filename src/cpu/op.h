@@ -113,7 +113,7 @@ static inline bool cpu_la(struct vcpu *c, const struct cpu_op *o, unsigned len, 
 /* ---- memory -------------------------------------------------------------------------------------------------------- */
 
 /* One operand, judged. p: host address of the whole operand; NULL: in pieces, or not plain memory (then use load/store). */
-struct cpu_piece { uint8_t *hva; struct gpa gpa; uint16_t len; uint8_t verdict, subst; uint8_t data[64]; };
+struct cpu_piece { uint8_t *hva; struct gpa gpa; uint16_t len; uint8_t verdict, subst, guard; uint8_t data[64]; };
 struct cpu_ref {
 	uint8_t *p;
 	uint64_t gva;

@@ -172,6 +172,10 @@ static enum acc_verdict deny(struct heki *h, const struct acc_request *rq, uint8
 				return ignore(rq, out);
 			return inject(h, rq, missing, out);
 		}
+		if (heki_is_poke(h, rq, attributes, missing)) {
+			out->subst = SUBST_VET;
+			return ACC_SUBST;
+		}
 		if (heki_is_dynamic(h, rq, attributes) && !find_verdict(&v->looked, &regs, rq, &action))
 			return ACC_WAIT;
 	}
@@ -271,4 +275,4 @@ static bool wait(void *guard, struct acc_cpu *cpu, const struct acc_request *rq)
 	return true;
 }
 
-const struct acc_guard_ops heki_guard_ops = { .name = "heki", .check = check, .wait = wait };
+const struct acc_guard_ops heki_guard_ops = { .name = "heki", .check = check, .wait = wait, .vet = heki_vet };

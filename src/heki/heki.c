@@ -98,6 +98,15 @@ void heki_settle(struct heki *h, struct store_node *replaced, uint64_t first, ui
 		shield(h, first, n);
 }
 
+void heki_shield_all(struct heki *h)
+{
+	struct heki_run r;
+
+	for (uint64_t at = 0; heki_next(h, GFN(at), &r); at = r.first.v + r.n)
+		if (!(r.attributes & HEKI_W))
+			h->host->shield(h->vm, r.first, r.n, true);
+}
+
 static void log_client(struct heki *h, uint64_t gfn, uint64_t n, uint32_t attributes)
 {
 	struct heki_event e = { .kind = HEKI_EV_CLIENT, .reason = HEKI_REASON_MEM, .gpa = gfn << GW_PAGE_SHIFT, .value = n, .attributes = attributes };
@@ -339,6 +348,6 @@ int heki_reset(struct heki *h, bool zero)
 	heki_state_set(h, &s);
 	for (unsigned i = 0; i < HEKI_MAX_VCPUS; i++)
 		h->vcpu[i].saved.valid = false;
-	heki_seals_free(h);
+	heki_seals_retire(h);
 	return 0;
 }

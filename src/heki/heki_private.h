@@ -43,6 +43,7 @@ struct heki_verdict {
 struct heki_saved { bool valid; struct heki_regs regs; };
 
 struct heki_list;
+struct heki_seals;
 
 struct heki_vcpu {
 	_Atomic uint64_t held_cr0, held_cr4;
@@ -76,7 +77,7 @@ struct heki {
 	_Atomic int64_t log_second;
 	_Atomic uint32_t log_lines;
 
-	struct heki_seals *seals;	/* seal.c: what unassisted mode knows; NULL until the lock */
+	struct heki_seals *seals, *retired;	/* seal.c: what unassisted mode knows; NULL until the lock */
 	struct heki_vcpu vcpu[HEKI_MAX_VCPUS];
 };
 
@@ -106,6 +107,7 @@ uint8_t heki_change_fn(uint8_t old, void *change);
 /* After a commit, with the lock held: what the judge must look at from now on. */
 void heki_activate(struct heki *h);
 /* Without the lock: nobody uses what the transaction took away; frees its old nodes. */
+void heki_shield_all(struct heki *h);
 void heki_settle(struct heki *h, struct store_node *replaced, uint64_t first, uint64_t n);
 
 /* ---- log.c --------------------------------------------------------------------------------------------------------------- */
@@ -125,6 +127,10 @@ void heki_try_lock(struct heki *h, const struct acc_cpu *cpu);
 /* A fetch or write was denied by the store: may the rules for dynamic code change that? Changes the store if so. */
 void heki_dynamic(struct heki *h, const struct acc_cpu *cpu, const struct acc_request *rq);
 bool heki_is_dynamic(struct heki *h, const struct acc_request *rq, uint8_t attributes);
+/* A write that the vocabulary may let through: its bytes are judged at commit, by vet. */
+bool heki_is_poke(struct heki *h, const struct acc_request *rq, uint8_t attributes, uint8_t missing);
+void heki_vet(void *guard, struct acc_cpu *cpu, struct gpa gpa, const uint8_t *bytes, unsigned len);
+void heki_seals_retire(struct heki *h);
 void heki_seals_free(struct heki *h);
 
 #endif
