@@ -178,6 +178,9 @@ struct cpu_env {
 
 struct cpu_stats {
 	uint64_t insns, blocks, blocks_decoded, alone, faults, interrupts, exits, slow_accesses, smc_hits, host_insns, jump_misses;
+	/* Of translate/: instructions counted by units, handlers called from units, exits to the interpreter, entries that had
+	 * to be looked at, units found stale; units made, their instructions, their bytes; links; times all were dropped. */
+	uint64_t tr_insns, tr_ones, tr_bails, tr_misses, tr_stale, tr_units, tr_unit_insns, tr_code, tr_links, tr_flushes;
 };
 
 struct vcpu {
@@ -198,6 +201,7 @@ struct vcpu {
 	uint64_t seg_base[N_SEGS + 1];	/* what an address computation adds; [SEG_FLAT] is 0 */
 	/* Of translated code: instructions left until poll_at, the same when it was entered, where to go on in the interpreter. */
 	int64_t tr_left, tr_left_was;
+	uint8_t tr_vec;			/* vector registers in the host's: 0 none, 1 XMM, 2 YMM; always 0 outside translated code */
 	const struct cpu_op *tr_tail;
 	void *tr_tail_fn;
 	const struct cpu_op *cur;	/* operation whose memory operand is being touched: for faults of the host */
@@ -244,6 +248,7 @@ struct vcpu {
 	uint64_t verify_epoch;		/* bumped when the client may have written memory: blocks compare their bytes again */
 	struct cpu_ring ring;		/* last events, for the dump of a dead VM */
 	struct cpu_stats stats;
+	uint32_t n_pauses;		/* PAUSE executed; see interp/misc.c */
 };
 
 /* EFLAGS as the architecture shows it, and back (any bit of @value; the caller decides which may change). */

@@ -133,7 +133,6 @@ void tr_link_to(struct translator *k, struct tr_link *l, struct tr_unit *to)
 	l->to = to;
 	l->next = to->in;
 	to->in = l;
-	k->stats.links++;
 	tr_serialize();
 }
 
@@ -224,7 +223,8 @@ void tr_flush(struct vcpu *c)
 	k->n_pages = 0;
 	k->meta_used = 0;
 	k->used = k->first;
-	k->stats.flushes++;
+	k->flushes++;
+	c->stats.tr_flushes++;
 }
 
 static bool take_options(struct translator *k, const char *s)
@@ -352,11 +352,6 @@ void tr_free(struct vcpu *c)
 		return;
 	free_translator(c->translator);
 	c->translator = NULL;
-}
-
-const struct tr_stats *tr_stats(const struct vcpu *c)
-{
-	return c->translator ? &c->translator->stats : NULL;
 }
 
 uint64_t tr_ones(const struct vcpu *c, unsigned op)

@@ -50,16 +50,16 @@ bool tr_one(struct vcpu *c, uint32_t id)
 {
 	struct translator *k = c->translator;
 	const struct tr_unit *t = unit_of(k, id);
-	uint64_t flushes = k->stats.flushes, jump_gen = c->acc.jump_gen;
+	uint64_t flushes = k->flushes, jump_gen = c->acc.jump_gen;
 	unsigned n = id & 63;
 	uint64_t next = t->rip + t->b->op[n].off + t->b->op[n].len;
 
-	k->stats.ones++;
+	c->stats.tr_ones++;
 	c->tr_tail = NULL;
 	if (!run_one(c, t, n))
 		return false;
 	/* What the unit was compiled for must still hold, else the dispatcher finds another. */
-	if (likely(c->acc.mode == t->mode && c->acc.jump_gen == jump_gen && k->stats.flushes == flushes && c->block_key == t->b->key &&
+	if (likely(c->acc.mode == t->mode && c->acc.jump_gen == jump_gen && k->flushes == flushes && c->block_key == t->b->key &&
 		   c->verify_epoch == *t->page->epoch && c->exit == CPU_RUNNING))
 		return true;
 	c->rip = next;
@@ -154,16 +154,19 @@ uint64_t tr_edge(struct vcpu *c, uint32_t id)
 {
 	struct translator *k = c->translator;
 	struct tr_unit *from = unit_of(k, id), *to;
-	uint64_t flushes = k->stats.flushes;
+	uint64_t flushes = k->flushes;
 	struct tr_link *l = &from->link[id & 63];
 	uint64_t host;
 
 	c->rip = l->rip;
 	host = go_on(c, &to);
 	/* The link may be gone with everything; and both ends must be of one state of the page. */
-	if (to && k->chain && flushes == k->stats.flushes && !l->to &&
+	if (to && k->chain && flushes == k->flushes && !l->to &&
 	    from->b->gen == atomic_load_explicit(&from->b->code->gen, memory_order_relaxed))
+{
 		tr_link_to(k, l, to);
+		c->stats.tr_links++;
+	}
 	return host;
 }
 
@@ -171,7 +174,7 @@ uint64_t tr_entry(struct vcpu *c, uint32_t id)
 {
 	struct tr_unit *to;
 
-	c->translator->stats.misses++;
+	c->stats.tr_misses++;
 	c->rip = unit_of(c->translator, id)->rip;
 	return go_on(c, &to);
 }
@@ -182,7 +185,7 @@ uint64_t tr_stale(struct vcpu *c, uint32_t id)
 	struct tr_unit *t = unit_of(k, id);
 	struct tr_jump *j = tr_jump_slot(k, t->mode, t->rip);
 
-	k->stats.stale++;
+	c->stats.tr_stale++;
 	c->rip = t->rip;
 	if (t->b->gen != atomic_load_explicit(&t->b->code->gen, memory_order_relaxed))
 		tr_kill(k, t);
@@ -195,7 +198,7 @@ uint64_t tr_bail(struct vcpu *c, uint32_t id)
 {
 	const struct tr_unit *t = unit_of(c->translator, id);
 
-	c->translator->stats.bails++;
+	c->stats.tr_bails++;
 	return leave_to(c, t->b, id & 63, t->rip);
 }
 

@@ -72,8 +72,8 @@ static void slow_begin(struct tr_compiler *x, unsigned k, const struct tr_insn *
 	memset(s, 0, sizeof(*s));
 	s->k = (uint8_t)k;
 	s->is_transfer = t->kind == TK_CALL || t->kind == TK_JMP_IND || t->kind == TK_CALL_IND || t->kind == TK_RET;
-	/* Only an instruction without a probe comes here with its flags in RFLAGS alone. */
-	s->save = tr_live_before(t) && !x->in_mem && !t->in.has_mem && t->kind == TK_PLAIN;
+	/* Only an instruction that faults without a probe comes here with its flags in RFLAGS alone. */
+	s->save = tr_live_before(t) && !x->in_mem && !t->in.has_mem && t->may_fault;
 	x->now = s;
 }
 
@@ -81,12 +81,27 @@ static void slow_end(struct tr_compiler *x, const struct tr_insn *t)
 {
 	struct tr_slow *s = x->now;
 
-	if (!s->n && !s->n_faults) {
+	if (!s->n && !s->n_faults && !s->load) {
 		x->n_slow--;
 		return;
 	}
 	s->reload = t->live && x->in_host;
 	s->resume = e_here(&x->e);
+	s->vec = x->vec;
+}
+
+void tr_vec_need(struct tr_compiler *x, const struct tr_insn *t)
+{
+	struct tr_enc q = { .opcode = 0x80, .reg = 7, .rm = RM_VCPU(tr_vec), .n_imm = 1, .imm = { t->vec } };
+
+	if (x->vec >= t->vec)
+		return;
+	e_put(&x->e, &q);
+	x->now->load = t->vec;
+	x->now->load_at = e_jcc(&x->e, CC_B);
+	x->now->load_resume = e_here(&x->e);
+	x->vec = t->vec;
+	x->in_host = false;
 }
 
 void tr_slow_if(struct tr_compiler *x, int cc)
@@ -115,9 +130,24 @@ static void emit_slow(struct tr_compiler *x, const struct tr_slow *s)
 		return;
 	}
 	e_call_to(&x->e, x->k->at.one);
+	if (s->vec) {
+		uint32_t loaded;
+
+		e_call_to(&x->e, x->k->at.load_vec[s->vec]);
+		loaded = e_jcc(&x->e, CC_AE);
+		e_mov_i(&x->e, HR_9, TR_ID(x->u->index, s->k + 1u));
+		e_jmp_to(&x->e, x->k->at.bail);
+		e_patch_here(&x->e, loaded);
+	}
 	if (s->reload)
 		tr_flags_load(x);
 	e_jmp_to(&x->e, s->resume);
+	if (!s->load)
+		return;
+	e_patch_here(&x->e, s->load_at);
+	e_call_to(&x->e, x->k->at.load_vec[s->load]);
+	e_patch(&x->e, e_jcc(&x->e, CC_B), here);
+	e_jmp_to(&x->e, s->load_resume);
 }
 
 /* ---- emission ---------------------------------------------------------------------------------------------------------------------- */
@@ -135,6 +165,7 @@ static void by_handler(struct tr_compiler *x, const struct tr_insn *t, unsigned 
 	tr_flags_spill(x, t);
 	e_mov_i(&x->e, HR_9, TR_ID(x->u->index, k));
 	e_call_to(&x->e, x->k->at.one);
+	x->vec = 0;
 	x->in_host = false;
 	x->in_mem = true;
 }
@@ -299,6 +330,7 @@ static void emit(struct tr_compiler *x)
 	emit_entries(x, &j);
 	x->in_host = false;
 	x->in_mem = true;
+	x->vec = 0;
 	for (unsigned k = 0; k < x->n; k++)
 		emit_insn(x, k);
 	if (x->insn[x->n - 1].kind < TK_JCC && x->insn[x->n - 1].kind != TK_BAIL)
@@ -326,9 +358,9 @@ static void publish(struct tr_compiler *x)
 	x->b->units = u;
 	u->of_page = u->page->units;
 	u->page->units = u;
-	k->stats.units++;
-	k->stats.unit_insns += x->n;
-	k->stats.code_bytes += u->end - u->mapped;
+	x->c->stats.tr_units++;
+	x->c->stats.tr_unit_insns += x->n;
+	x->c->stats.tr_code += u->end - u->mapped;
 	tr_serialize();
 }
 

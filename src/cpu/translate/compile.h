@@ -19,6 +19,9 @@ struct tr_slow {
 	uint32_t at[MAX_SLOW_JUMPS];
 	uint32_t fault_at[4];
 	uint32_t resume;
+	uint8_t vec;			/* vector registers that are live when it comes back */
+	uint8_t load;			/* these must be made live here, */
+	uint32_t load_at, load_resume;	/* from this jump, going on there */
 };
 
 struct tr_compiler {
@@ -32,6 +35,7 @@ struct tr_compiler {
 	unsigned n;
 	/* Where the live flags are at the cursor: in RFLAGS, in c->cc, or both. */
 	bool in_host, in_mem;
+	uint8_t vec;			/* vector registers known to be live at the cursor */
 	struct tr_slow slow[CPU_BLOCK_MAX], *now;
 	unsigned n_slow;
 	uint8_t edge_live[2];
@@ -49,6 +53,8 @@ void tr_flags_spill(struct tr_compiler *x, const struct tr_insn *t);
 void tr_flags_need(struct tr_compiler *x, const struct tr_insn *t);
 /* After it. */
 void tr_flags_done(struct tr_compiler *x, const struct tr_insn *t);
+/* Have the vector registers of @t live. RFLAGS are destroyed. */
+void tr_vec_need(struct tr_compiler *x, const struct tr_insn *t);
 /* A jump to the slow way of the present instruction. @cc < 0: always. */
 void tr_slow_if(struct tr_compiler *x, int cc);
 /* The next host instruction accesses guest memory, or faults by itself. */

@@ -142,6 +142,21 @@ static void by_handler(struct tr_insn *t)
 	t->touch = t->row->attr & IA_FLAGS_W;
 }
 
+static bool is_general(unsigned enc)
+{
+	return enc == OE_REG || enc == OE_RM || enc == OE_RM_REG;
+}
+
+/* Vector instructions that the host executes whole; those that need more have rows of the integer class. */
+static void vector(struct tr_insn *t)
+{
+	t->kind = TK_PLAIN;
+	t->vec = t->in.has_vex ? 2 : 1;
+	t->writes = is_general(t->row->opnd[0]) && !(t->row->attr & IA_FLAGS_W) ? TW_0 | TW_PURE : 0;
+	t->touch = t->row->attr & IA_FLAGS_W;
+	t->kill = t->touch ? TF_ALL : 0;
+}
+
 bool tr_classify(const struct cpu_block *b, unsigned k, const bool *features, struct tr_insn *t)
 {
 	const struct cpu_op *o = &b->op[k];
@@ -159,6 +174,10 @@ bool tr_classify(const struct cpu_block *b, unsigned k, const bool *features, st
 	t->need = f->need;
 	t->kill = f->kill;
 	t->touch = f->touch;
+	if (t->kind == TK_ONE && t->row->cls == IC_HOST) {
+		vector(t);
+		return true;
+	}
 	if (t->kind == TK_ONE || is_awkward(&t->in, t->row) || (is_branch(t->kind) && t->in.opsize != 8 && t->kind != TK_LOOP && t->kind != TK_JCXZ)) {
 		by_handler(t);
 		return true;

@@ -35,6 +35,7 @@ struct tr_insn {
 	uint8_t need;		/* flags it reads */
 	uint8_t kill;		/* flags it sets whatever they were */
 	bool touch;		/* changes flags, perhaps depending on what they were */
+	uint8_t vec;		/* vector registers it uses: 1 XMM, 2 YMM */
 	bool may_fault;		/* raises a host exception of its own: DIV */
 	uint8_t live;		/* flags that are read after it */
 };

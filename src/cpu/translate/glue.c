@@ -5,6 +5,7 @@
  * Going out writes all guest registers to c->gpr[] and the instruction count to c->stats; coming back reads them. The host's
  * stack is 16-byte aligned while units run.
  */
+#include "cpu/host/host_private.h"
 #include "cpu/translate/emit.h"
 
 static void guest_registers(struct tr_emit *e, bool store)
@@ -22,7 +23,7 @@ static void guest_registers(struct tr_emit *e, bool store)
 }
 
 /* insns = poll_at - left; translated += left_was - left. Uses rax and r10, after the guest's registers are stored. */
-static void count_out(struct tr_emit *e, struct translator *k)
+static void count_out(struct tr_emit *e)
 {
 	e_load(e, HR_10, RM_VCPU(tr_left));
 	e_load(e, HR_AX, RM_VCPU(poll_at));
@@ -30,8 +31,7 @@ static void count_out(struct tr_emit *e, struct translator *k)
 	e_store(e, RM_VCPU(stats.insns), HR_AX);
 	e_load(e, HR_AX, RM_VCPU(tr_left_was));
 	e_op(e, true, 0x2b, HR_AX, rm_reg(HR_10));
-	e_mov_i(e, HR_10, (uint64_t)(uintptr_t)&k->stats.insns);
-	e_op(e, true, 0x01, HR_AX, rm_mem(HR_10, 0));
+	e_op(e, true, 0x01, HR_AX, RM_VCPU(stats.tr_insns));
 }
 
 static void count_in(struct tr_emit *e)
@@ -84,6 +84,94 @@ static void emit_leave(struct tr_emit *e, struct vcpu *c)
 	e1(e, 0xc3);
 }
 
+/* ---- vector registers --------------------------------------------------------------------------------------------------------- */
+
+/*
+ * They are live in the host's registers from the first vector instruction of translated code until the next way out. Before
+ * they are taken the gates are looked at, so that no vector instruction after it needs to; gates change in C only.
+ */
+static void low_halves(struct tr_emit *e, bool store)
+{
+	for (unsigned n = 0; n < 16; n++)
+		e_op_0f(e, false, store ? 0x29 : 0x28, n, rm_gs(offsetof(struct vcpu, fpu.area) + XMM_OF(n)));
+}
+
+static void high_halves(struct tr_emit *e, bool store)
+{
+	for (unsigned n = 0; n < 16; n++) {
+		struct tr_enc q = { .vex = true, .vex_l = 1, .pp = 1, .map = 3, .opcode = store ? 0x19 : 0x18, .reg = (uint8_t)n,
+				    .vvvv = store ? 0 : (uint8_t)n, .rm = rm_gs(offsetof(struct vcpu, fpu.area) + YMM_OF(n)), .n_imm = 1, .imm = { 1 } };
+
+		e_put(e, &q);
+	}
+}
+
+static void byte_i(struct tr_emit *e, unsigned opcode, unsigned n, struct tr_rm rm, uint8_t v)
+{
+	e_put(e, &(struct tr_enc){ .opcode = (uint8_t)opcode, .reg = (uint8_t)n, .rm = rm, .n_imm = 1, .imm = { v } });
+}
+
+static void compare_byte(struct tr_emit *e, struct tr_rm rm, uint8_t v) { byte_i(e, 0x80, 7, rm, v); }
+static void set_byte(struct tr_emit *e, struct tr_rm rm, uint8_t v) { byte_i(e, 0xc6, 0, rm, v); }
+
+/* CF: an instruction must go to its handler. Uses r9. */
+static uint32_t emit_load_vec(struct tr_emit *e, struct vcpu *c, unsigned level)
+{
+	uint32_t start = e_here(e), closed[4], skip = 0;
+	unsigned n = 0;
+
+	compare_byte(e, RM_VCPU(fpu_nm), 0);
+	closed[n++] = e_jcc(e, CC_NE);
+	compare_byte(e, RM_VCPU(sse_ud), 0);
+	closed[n++] = e_jcc(e, CC_NE);
+	e_mov_i(e, HR_9, (uint64_t)(uintptr_t)&c->host->unmasked);
+	compare_byte(e, rm_mem(HR_9, 0), 0);
+	closed[n++] = e_jcc(e, CC_NE);
+	if (level == 2) {
+		compare_byte(e, RM_VCPU(avx_ud), 0);
+		closed[n++] = e_jcc(e, CC_NE);
+		compare_byte(e, RM_VCPU(tr_vec), 1);
+		skip = e_jcc(e, CC_E);
+	}
+	low_halves(e, false);
+	if (level == 2) {
+		e_patch_here(e, skip);
+		high_halves(e, false);
+	}
+	set_byte(e, RM_VCPU(tr_vec), (uint8_t)level);
+	e1(e, 0xf8);	/* clc */
+	e1(e, 0xc3);
+	for (unsigned i = 0; i < n; i++)
+		e_patch_here(e, closed[i]);
+	e1(e, 0xf9);	/* stc */
+	e1(e, 0xc3);
+	return start;
+}
+
+static uint32_t emit_save_vec(struct tr_emit *e)
+{
+	uint32_t start = e_here(e), done, low = 0;
+
+	compare_byte(e, RM_VCPU(tr_vec), 0);
+	done = e_jcc(e, CC_E);
+	low_halves(e, true);
+	if (host_has_avx()) {
+		compare_byte(e, RM_VCPU(tr_vec), 2);
+		low = e_jcc(e, CC_NE);
+		high_halves(e, true);
+		e1(e, 0xc5);	/* vzeroupper */
+		e1(e, 0xf8);
+		e1(e, 0x77);
+		e_patch_here(e, low);
+	}
+	set_byte(e, RM_VCPU(tr_vec), 0);
+	e_patch_here(e, done);
+	e1(e, 0xc3);
+	return start;
+}
+
+/* ---- calls ----------------------------------------------------------------------------------------------------------------------- */
+
 static void call_c(struct tr_emit *e, struct vcpu *c, uint64_t fn)
 {
 	e_mov_i(e, HR_DI, (uint64_t)(uintptr_t)c);
@@ -93,12 +181,13 @@ static void call_c(struct tr_emit *e, struct vcpu *c, uint64_t fn)
 }
 
 /* Called: r9 says which instruction. Returns when it is done, else leaves. */
-static void emit_one(struct tr_emit *e, struct vcpu *c, struct translator *k, uint32_t leave)
+static void emit_one(struct tr_emit *e, struct vcpu *c, const struct translator *k, uint32_t leave)
 {
 	uint32_t stop;
 
 	guest_registers(e, true);
-	count_out(e, k);
+	e_call_to(e, k->at.save_vec);
+	count_out(e);
 	e_alu_i(e, true, 5, rm_reg(HR_SP), 8);
 	call_c(e, c, (uint64_t)(uintptr_t)tr_one);
 	e_alu_i(e, true, 0, rm_reg(HR_SP), 8);
@@ -114,12 +203,13 @@ static void emit_one(struct tr_emit *e, struct vcpu *c, struct translator *k, ui
 }
 
 /* Jumped to: r9 says where from. @fn says where to go on. */
-static uint32_t emit_ask(struct tr_emit *e, struct vcpu *c, struct translator *k, uint64_t (*fn)(struct vcpu *, uint32_t), uint32_t leave)
+static uint32_t emit_ask(struct tr_emit *e, struct vcpu *c, const struct translator *k, uint64_t (*fn)(struct vcpu *, uint32_t), uint32_t leave)
 {
 	uint32_t start = e_here(e), stop;
 
 	guest_registers(e, true);
-	count_out(e, k);
+	e_call_to(e, k->at.save_vec);
+	count_out(e);
 	call_c(e, c, (uint64_t)(uintptr_t)fn);
 	e_op(e, true, 0x85, HR_AX, rm_reg(HR_AX));
 	stop = e_jcc(e, CC_E);
@@ -139,6 +229,9 @@ void tr_emit_routines(struct vcpu *c, struct translator *k)
 	emit_leave(&e, c);
 	k->at.enter = e_here(&e);
 	emit_enter(&e);
+	k->at.save_vec = emit_save_vec(&e);
+	k->at.load_vec[1] = emit_load_vec(&e, c, 1);
+	k->at.load_vec[2] = host_has_avx() ? emit_load_vec(&e, c, 2) : k->at.load_vec[1];
 	k->at.one = e_here(&e);
 	emit_one(&e, c, k, leave);
 	k->at.edge = emit_ask(&e, c, k, tr_edge, leave);

@@ -101,7 +101,7 @@ static bool is_byte(const struct tr_insn *t, unsigned i)
 
 	if (t->row->attr & IA_BYTE)
 		return t->in.op != I_CRC32 || enc != OE_REG;
-	return t->row->memsize == 1 && (enc == OE_RM || enc == OE_RM_REG);
+	return (t->in.op == I_MOVZX || t->in.op == I_MOVSX) && t->row->memsize == 1 && enc == OE_RM;
 }
 
 /* Operand @i, guest register @n. AH, CH, DH and BH are where they are. */
@@ -131,6 +131,17 @@ static void registers(struct tr_compiler *x, const struct tr_insn *t, struct tr_
 			q->rm = rm_reg(numbered(x, t, s, i, t->in.rm));
 			q->no_modrm = true;
 			q->opcode &= 0xf8;
+			break;
+		case OE_VREG:
+			q->reg = t->in.reg;
+			break;
+		case OE_VRM:
+		case OE_VRM_REG:
+			if (!t->in.has_mem)
+				q->rm = rm_reg(t->in.rm);
+			break;
+		case OE_VVVV:
+			q->vvvv = t->in.vvvv;
 			break;
 		case OE_VGPR:
 			q->vvvv = (uint8_t)numbered(x, t, s, i, t->in.vvvv);
@@ -166,6 +177,10 @@ void tr_plain(struct tr_compiler *x, const struct tr_insn *t)
 	if (t->row->ext >= 0)
 		q.reg = (uint8_t)t->row->ext;
 	pool_add(&s, HR_11);
+	if (x->vec < t->vec) {
+		tr_flags_spill(x, t);
+		tr_vec_need(x, t);
+	}
 	if (t->in.has_mem) {
 		tr_flags_spill(x, t);
 		q.rm = tr_probe(x, tr_address(x, t), t->in.memsize, t->row->mem != M_R, HR_11);

@@ -77,7 +77,7 @@ struct tr_jump { uint64_t rip, host; };
 #define TR_MAX_PAGES	8192u
 
 /* What emitted code and C know of each other: offsets of the routines made by glue.c. */
-struct tr_routines { uint32_t enter, one, edge, entry, stale, bail, indirect; };
+struct tr_routines { uint32_t enter, one, edge, entry, stale, bail, indirect, load_vec[3], save_vec; };
 
 struct translator {
 	/* One memory file mapped twice; never writable and executable in one mapping. @jump lies before the code in both. */
@@ -103,7 +103,7 @@ struct translator {
 	uint64_t client_gs;
 	struct cpu_op pair[2];		/* an operation alone, and one that says that it was done */
 	bool done;
-	struct tr_stats stats;
+	uint64_t flushes;
 	uint64_t by_op[N_INSN_OPS];
 };
 

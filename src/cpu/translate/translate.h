@@ -11,8 +11,6 @@
 
 #include "cpu/block.h"
 
-struct translator;
-
 /*
  * GUESTWARD_ENGINE, read when a vCPU is made: a list of words separated by commas.
  *	interp		no translation
@@ -38,12 +36,6 @@ bool tr_owns_pc(const struct vcpu *c, uintptr_t pc);
 /* A host fault at @pc in translated code: where to go on instead, so that the handler of the instruction decides. 0: not ours. */
 uintptr_t tr_fault(const struct vcpu *c, uintptr_t pc);
 
-struct tr_stats {
-	uint64_t insns;		/* guest instructions executed in translated code */
-	uint64_t units, unit_insns, code_bytes, flushes, links, ones, bails, misses, stale;
-};
-/* NULL: no translator. */
-const struct tr_stats *tr_stats(const struct vcpu *c);
 /* How often the handler of operation @op was called from translated code. */
 uint64_t tr_ones(const struct vcpu *c, unsigned op);
 
