@@ -133,16 +133,9 @@ static void drop_piece(struct vm *vm, const struct mem_slot *s, uint64_t first, 
 	acc_code_drop(vm->acc, s->gmem_hva + (first << GW_PAGE_SHIFT), n << GW_PAGE_SHIFT);
 }
 
-#ifdef VM_MUTANT_NO_FORGET
-#define MUST_FORGET 0
-#else
-#define MUST_FORGET 1
-#endif
-
 static void begin(void *opaque, struct mem_gmem *g, uint64_t page, uint64_t n)
 {
-	if (MUST_FORGET)
-		each_piece(opaque, g, page, n, forget_piece);
+	each_piece(opaque, g, page, n, forget_piece);
 }
 
 static void end(void *opaque, struct mem_gmem *g, uint64_t page, uint64_t n)
@@ -335,8 +328,7 @@ static int convert(struct vm *vm, uint64_t first, uint64_t n, bool is_private)
 	if (err)
 		return err;
 	mem_kinds_set(vm->kinds, GFN(first), n, is_private);
-	if (MUST_FORGET)
-		acc_forget(vm->acc, NULL, GFN(first), n, ALL_RIGHTS);
+	acc_forget(vm->acc, NULL, GFN(first), n, ALL_RIGHTS);
 	mem_kinds_retire(vm->kinds);
 	return 0;
 }

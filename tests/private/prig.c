@@ -104,8 +104,9 @@ void prig_set(struct prig *p, unsigned v, uint64_t rip, uint32_t di, uint8_t al)
 	struct kvm_sregs s;
 
 	assert_int_equal(pioctl(p->vcpu[v], KVM_GET_SREGS, &s), 0);
-	s.cs.base = 0;
-	s.cs.selector = 0;
+	s.cs.base = rip & ~0xffffull;
+	s.cs.selector = (uint16_t)(s.cs.base >> 4);
+	regs.rip = rip & 0xffff;
 	s.es.base = PRIG_AT;
 	s.es.selector = PRIG_AT >> 4;
 	assert_int_equal(pioctl(p->vcpu[v], KVM_SET_SREGS, &s), 0);
@@ -124,9 +125,16 @@ static long step(struct prig *p, unsigned v, uint64_t rip, uint32_t off, uint8_t
 	} while (ret == -EINTR || ret == -EAGAIN);
 	if (ret)
 		return ret;
-	if (run->exit_reason == KVM_EXIT_IO)
+	if (run->exit_reason == KVM_EXIT_IO) {
 		*value = ((uint8_t *)run)[run->io.data_offset];
-	return run->exit_reason == KVM_EXIT_IO ? 0 : (long)run->exit_reason;
+		return 0;
+	}
+	/* Let the access be finished, or it would be the next one's. */
+	ret = run->exit_reason;
+	memset(run->mmio.data, 0, sizeof(run->mmio.data));
+	if (ret == KVM_EXIT_MMIO && (gw_ioctl(p->vcpu[v], KVM_RUN, 0) || run->exit_reason != KVM_EXIT_IO))
+		fail_msg("an access to a device does not end");
+	return ret;
 }
 
 long prig_read(struct prig *p, unsigned v, uint32_t off, uint8_t *value)
