@@ -8,6 +8,8 @@
  *     list                                    one line a vCPU: vm=0 cpu=0
  *     dump vm=0 cpu=0 flags=7 gva=ffffffff81000000    flags: GW_DUMP_*; numbers but flags and gva decimal, these hexadecimal
  *
+ *     session vm=0                            a monitor's session: binary from here on, see guestward/monitor.h
+ *
  * An answer that begins with "error: " is a refusal in one line.
  */
 #ifndef GUESTWARD_CONTROL_H

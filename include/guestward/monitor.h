@@ -4,9 +4,10 @@
  *
  *   in the process	ioctl GW_MONITOR_ATTACH with a callback, then GW_MONITOR (both on a VM descriptor). The callback runs on
  *			the vCPU's thread while that vCPU waits; it may issue GW_MONITOR commands.
- *   from outside	a connection to the control socket (guestward/control.h), the line "monitor vm=N policy=P", then struct
- *			gw_mon_attached with the descriptors of the channel, then pairs of struct gw_mon_cmd and gw_mon_reply. One
- *			page of shared memory and one eventfd a vCPU: no slot is ever waited for. Closing the connection detaches.
+ *   from outside	a connection to the control socket (guestward/control.h), the line "session vm=N", then pairs of struct
+ *			gw_mon_cmd and gw_mon_reply, each with its payload. GW_MON_OP_ATTACH is answered with the descriptors of the
+ *			channel: one page of shared memory and one eventfd a vCPU, so that no slot is ever waited for. Closing the
+ *			connection without DETACH is the monitor's death: its policy decides.
  *
  * Reasons, access types and register numbers are those of Xen's vm_event ABI; what a monitor for Xen knows holds here.
  */
@@ -179,6 +180,13 @@ enum gw_mon_op {
 	GW_MON_OP_CODE_EACH_REP,	/* accepted: repetitions are always asked about one by one */
 	GW_MON_OP_PULL,			/* XEN: take answers from the ring */
 	GW_MON_OP_BLANKET,		/* a[0] on */
+	GW_MON_OP_LOST,			/* inside the process only: the monitor is dead */
+	GW_MON_OP_WAKE_FD,		/* inside the process only: a[0] vCPU; r[0] descriptor */
+	/*
+	 * Sessions only: a[0] enum gw_mon_door (not CALLBACK), a[1] enum gw_mon_policy, a[2] flags; r[0] vCPUs, r[1] highest gfn. With
+	 * the reply come descriptors: memory, events for the monitor, then XEN: answers; CHANNEL: one a vCPU, at most 250.
+	 */
+	GW_MON_OP_ATTACH,
 	GW_MON_N_OPS
 };
 
@@ -208,8 +216,7 @@ struct gw_monitor {
 #define GW_CAP_MONITOR		(0x47570000 + 0x10)
 #define GW_EXIT_MONITOR		(0x4757 + 0x10)	/* a monitor is required and gone; kvm_run's union: gpa, access */
 
-/* What the control socket answers to "monitor ...": then the descriptors follow as SCM_RIGHTS (memory, event, answer; then wake of each vCPU). */
-struct gw_mon_attached { int32_t err; uint32_t n_vcpus; uint64_t max_gfn; };
+#define GW_MON_MAX_CHANNEL	250u
 
 _Static_assert(sizeof(struct gw_mon_page) <= GW_MON_PAGE, "one page a vCPU");
 

@@ -23,6 +23,7 @@
 #include "guestward/control.h"
 #include "guestward/guestward.h"
 #include "guestward/kvm.h"
+#include "control/session.h"
 
 #define MAX_VCPUS	1024u
 #define DUMP_SIZE	(256u << 10)
@@ -148,7 +149,21 @@ static bool read_line(int fd, char line[GW_CONTROL_LINE])
 	return false;
 }
 
-static void serve(int fd)
+static int find_vm(unsigned vm)
+{
+	int fd = -1;
+
+	pthread_mutex_lock(&lock);
+	forget_closed();
+	for (unsigned i = 0; i < n_entries; i++)
+		if (entries[i].vm == vm)
+			fd = entries[i].vm_fd;
+	pthread_mutex_unlock(&lock);
+	return fd;
+}
+
+/* True: the connection now belongs to a session. */
+static bool serve(int fd)
 {
 	char line[GW_CONTROL_LINE];
 	unsigned long long gva;
@@ -157,13 +172,16 @@ static void serve(int fd)
 	int end = 0;
 
 	if (!read_line(fd, line))
-		return;
+		return false;
 	if (!strcmp(line, "list"))
 		answer_list(fd);
 	else if (sscanf(line, "dump vm=%u cpu=%lu flags=%x gva=%llx%n", &vm, &cpu, &flags, &gva, &end) == 4 && !line[end])
 		answer_dump(fd, vm, cpu, flags, gva);
+	else if (sscanf(line, "session vm=%u%n", &vm, &end) == 1 && !line[end])
+		return control_session(fd, find_vm(vm));
 	else
 		sayf(fd, "error: not a request; see guestward/control.h\n");
+	return false;
 }
 
 /* The same user, or root: what they could do with a debugger anyway. */
@@ -194,10 +212,10 @@ static void *control_thread(void *arg)
 		}
 		setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
 		setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
-		if (may_ask(fd))
-			serve(fd);
-		else
+		if (!may_ask(fd))
 			sayf(fd, "error: only the owner of the VM may ask\n");
+		else if (serve(fd))
+			continue;
 		close(fd);
 	}
 }

@@ -781,6 +781,20 @@ static int blanket(struct call *c)
 	return 0;
 }
 
+static int lost(struct call *c)
+{
+	mon_lost(c->m);
+	return 0;
+}
+
+static int wake_fd(struct call *c)
+{
+	int fd = c->a[0] < MON_MAX_VCPUS ? mon_wake_fd(c->m, (unsigned)c->a[0]) : -EINVAL;
+
+	c->r[0] = (uint64_t)fd;
+	return fd < 0 ? fd : 0;
+}
+
 #define ATTACHED	1u	/* -ENODEV without a monitor */
 #define UNLOCKED	2u	/* without monitor.lock: waits for a vCPU */
 #define KICK		4u	/* vCPUs must notice before it returns */
@@ -813,6 +827,8 @@ static const struct row { int (*fn)(struct call *c); unsigned flags; } rows[GW_M
 	[GW_MON_OP_CODE_EACH_REP] = { each_rep, 0 },
 	[GW_MON_OP_PULL] = { pull, UNLOCKED },
 	[GW_MON_OP_BLANKET] = { blanket, 0 },
+	[GW_MON_OP_LOST] = { lost, UNLOCKED },
+	[GW_MON_OP_WAKE_FD] = { wake_fd, UNLOCKED },
 };
 
 void mon_command(struct monitor *m, const struct gw_mon_cmd *cmd, const void *in, struct gw_mon_reply *reply, void *out)
