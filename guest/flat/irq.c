@@ -124,6 +124,16 @@ static void test_nmi(void)
 	__asm__ volatile("nop; nop; nop" : : : "memory");
 	row("an NMI in the handler is delivered", hits[2], 2);
 	row("but only after IRET", nmi_max, 1);
+	/* Both wait when the program sets IF: the NMI goes first and must not make the interrupt forgotten. */
+	start();
+	send(0x53);
+	send(ICR_NMI);
+	__asm__ volatile("sti; nop; nop; nop; cli" : : : "memory");
+	row("an interrupt that waits with an NMI is taken after it", hits[0x53], 1);
+	start();
+	__asm__ volatile("cli; mov %%ss, %%ebx; movl $0x40054, 0x300(%0); movl $0x400, 0x300(%0); sti; mov %%ebx, %%ss; nop; nop; nop; cli"
+			 : : "r"(APIC) : "rbx", "memory");
+	row("also when both wait for the shadow", hits[0x54], 1);
 }
 
 static void test_hlt(void)
@@ -149,7 +159,7 @@ static void test_string(void)
 	apic_write(0x3e0, 0xb);
 	apic_write(0x320, 0x62);
 	apic_write(0x380, 20);
-	for (unsigned i = 0; i < 200 && !hits[0x62]; i++) {
+	for (unsigned i = 0; i < 1000000 && !hits[0x62]; i++) {
 		c = 4096 * 16;
 		d = 0x30000;
 		__asm__ volatile("sti; rep stosb; cli" : "+c"(c), "+D"(d) : "a"(0x5a) : "memory");

@@ -92,6 +92,7 @@ static void choose_event(struct vcpu *c)
 		}
 		c->ev.nmi.pending--;
 		c->ev.nmi.injected = true;
+		c->intr_blocked = true;		/* an interrupt may stand behind it */
 		return;
 	}
 	if (!c->env->intr_pending(c))
