@@ -22,6 +22,7 @@ struct prig {
 	int sys, vm, gmem, n_vcpus;
 	int vcpu[PRIG_VCPUS];
 	struct kvm_run *run[PRIG_VCPUS];
+	uint64_t cs_base[PRIG_VCPUS];	/* ~0: not set up yet */
 	uint8_t *ram, *shared;
 };
 

@@ -184,6 +184,7 @@ static void a_walk_through_private_tables(void **state)
 	s.cr4 |= 0x10;
 	s.cr3 = PRIG_AT;
 	assert_int_equal(pioctl(P.vcpu[0], KVM_SET_SREGS, &s), 0);
+	P.cs_base[0] = ~0ull;
 	assert_int_equal(pioctl(P.vcpu[0], KVM_SET_REGS, &regs), 0);
 	/* The client's translation does not look into private tables; the guest's walk does, and sets A there. */
 	assert_int_equal(pioctl(P.vcpu[0], KVM_TRANSLATE, &t), 0);
