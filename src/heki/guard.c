@@ -251,6 +251,11 @@ static enum acc_verdict check(void *guard, const struct acc_request *rq, struct 
 	allowed = allowed_by(h, rq, attributes);
 	out->silent &= allowed;
 	missing = rq->rights & (uint8_t)~allowed;
+	if (unlikely(attributes & HEKI_POKE)) {
+		out->silent &= (uint8_t)~ACC_R;
+		if (!missing && rq->rights == ACC_R && rq->stage != ACC_WALK)
+			return heki_show_phantoms(h, rq, out);
+	}
 	if (likely(!missing))
 		return ACC_ALLOW;
 	return deny(h, rq, attributes, missing, out);

@@ -130,6 +130,8 @@ bool heki_is_dynamic(struct heki *h, const struct acc_request *rq, uint8_t attri
 /* A write that the vocabulary may let through: its bytes are judged at commit, by vet. */
 bool heki_is_poke(struct heki *h, const struct acc_request *rq, uint8_t attributes, uint8_t missing);
 void heki_vet(void *guard, struct acc_cpu *cpu, struct gpa gpa, const uint8_t *bytes, unsigned len);
+/* A read of patchable text: SUBST_DATA where a refused patch is to be seen. */
+enum acc_verdict heki_show_phantoms(struct heki *h, const struct acc_request *rq, struct acc_result *out);
 void heki_seals_retire(struct heki *h);
 void heki_seals_free(struct heki *h);
 

@@ -537,21 +537,88 @@ bool heki_is_poke(struct heki *h, const struct acc_request *rq, uint8_t attribut
 	       !rq->user_translation && !rq->by_gpa && !(rq->gva.v >> 47);
 }
 
+enum acc_verdict heki_show_phantoms(struct heki *h, const struct acc_request *rq, struct acc_result *out)
+{
+	struct heki_seals *s = h->seals;
+	enum acc_verdict v = ACC_ALLOW;
+	unsigned n;
+
+	if (!s || rq->len > sizeof(out->data))
+		return ACC_ALLOW;
+	n = atomic_load_explicit(&s->n_phantoms, memory_order_acquire);
+	for (unsigned i = 0; i < n; i++) {
+		uint64_t gpa = atomic_load_explicit(&s->phantom[i].gpa, memory_order_relaxed);
+
+		if (gpa - rq->gpa.v >= rq->len)
+			continue;
+		if (v == ACC_ALLOW) {
+			memcpy(out->data, out->hva, rq->len);
+			out->data_len = (uint8_t)rq->len;
+			out->subst = SUBST_DATA;
+			v = ACC_SUBST;
+		}
+		out->data[gpa - rq->gpa.v] = atomic_load_explicit(&s->phantom[i].byte, memory_order_relaxed);
+	}
+	return v;
+}
+
+static void forget_phantoms(struct heki_seals *s, uint64_t gpa, unsigned len)
+{
+	for (unsigned i = 0; i < atomic_load(&s->n_phantoms); i++)
+		if (atomic_load(&s->phantom[i].gpa) - gpa < len)
+			atomic_store(&s->phantom[i].gpa, ~0ull);
+}
+
+static void add_phantoms(struct heki_seals *s, uint64_t gpa, const uint8_t *bytes, unsigned len)
+{
+	forget_phantoms(s, gpa, len);
+	for (unsigned b = 0, i = 0; b < len; i++) {
+		unsigned n = atomic_load(&s->n_phantoms);
+
+		if (i == MAX_PHANTOMS)
+			return;		/* more than this many refused at once: the kernel finds out */
+		if (i < n && atomic_load(&s->phantom[i].gpa) != ~0ull)
+			continue;
+		atomic_store(&s->phantom[i].byte, bytes[b]);
+		atomic_store(&s->phantom[i].gpa, gpa + b++);
+		if (i == n)
+			atomic_store(&s->n_phantoms, n + 1);
+	}
+}
+
+/* The tail that was let in under the INT3 is shown as it was written; executed is what stood there before. */
+static void take_back(struct heki *h, struct heki_seals *s, const struct open_site *o)
+{
+	uint8_t tail[6];
+
+	if (!h->host->read(h->vm, GPA(o->gpa), tail, o->len))
+		return;
+	add_phantoms(s, o->gpa + 1, tail + 1, o->len - 1u);
+	h->host->write(h->vm, GPA(o->gpa), o->was, o->len);
+}
+
 void heki_vet(void *guard, struct acc_cpu *cpu, struct gpa gpa, const uint8_t *bytes, unsigned len)
 {
 	struct heki *h = guard;
 	struct heki_seals *s = h->seals;
 	struct heki_event e = { .kind = HEKI_EV_POKED, .reason = HEKI_REASON_MEM, .access = HEKI_ACCESS_W, .gpa = gpa.v };
+	struct open_site undo = { 0 };
 	struct late_page *p;
 	struct heki_regs regs;
 	bool good;
 
 	h->host->regs(h->vm, cpu, &regs);
 	pthread_mutex_lock(&s->lock);
-	good = atomic_load(&h->dynamic) == HEKI_MIRRORED || vocab_judge(h, s, seals_cr3(s, regs.cr3), gpa.v, bytes, len);
+	good = atomic_load(&h->dynamic) == HEKI_MIRRORED || vocab_judge(h, s, seals_cr3(s, regs.cr3), gpa.v, bytes, len, &undo);
 	p = seals_late(s, gpa_gfn(gpa).v);
-	if (good) {
+	if (!good) {
+		if (undo.len)
+			take_back(h, s, &undo);
+		add_phantoms(s, gpa.v, bytes, len);
+	} else {
 		uint8_t page[GW_PAGE_SIZE];
+
+		forget_phantoms(s, gpa.v, len);
 
 		h->host->write(h->vm, gpa, bytes, len);
 		if (p && read_page(h, p->gfn, page))

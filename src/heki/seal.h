@@ -19,8 +19,9 @@ enum site_kind { SITE_JUMP, SITE_CALL, SITE_TRAMPOLINE };
 struct site { uint64_t va, target; uint8_t kind; };
 
 /* A site with INT3 as its first byte while the rest changes. */
-struct open_site { uint64_t gpa; uint8_t first, len; };
+struct open_site { uint64_t gpa; uint8_t len, was[6]; };
 #define MAX_OPEN	1024u
+#define MAX_PHANTOMS	512u
 
 struct heki_seals {
 	/*
@@ -38,6 +39,12 @@ struct heki_seals {
 	unsigned n_sites, sites_size;
 	struct open_site open[MAX_OPEN];
 	unsigned n_open;
+	/*
+	 * Bytes of refused patches, shown to the kernel when it reads its text back: Linux ends the task with its patching lock held
+	 * when the read-back differs, and nobody could patch any more. Executed are the real bytes. gpa ~0: free. Written under lock.
+	 */
+	_Atomic unsigned n_phantoms;
+	struct { _Atomic uint64_t gpa; _Atomic uint8_t byte; } phantom[MAX_PHANTOMS];
 };
 
 /* The kernel's page tables, whatever this vCPU runs. */
@@ -46,9 +53,15 @@ uint64_t seals_cr3(const struct heki_seals *s, uint64_t cr3);
 uint64_t seals_image_va(const struct heki_seals *s, uint64_t gpa);
 const struct image_run *seals_run_of_va(const struct heki_seals *s, uint64_t va);
 struct late_page *seals_late(struct heki_seals *s, uint64_t gfn);
+/* With s->lock held: a place that turned out to be patchable. */
+void vocab_learn(struct heki_seals *s, uint64_t va);
 /* At the lock: fills s->site. -ENOMEM. */
 int vocab_find(struct heki *h, struct heki_seals *s);
-/* A write through the poking alias, at its commit: true if it is one of the vocabulary. With s->lock held. */
-bool vocab_judge(struct heki *h, struct heki_seals *s, uint64_t cr3, uint64_t gpa, const uint8_t *bytes, unsigned len);
+/*
+ * A write through the poking alias, at its commit: true if it is one of the vocabulary. False with *undo: the site that it would
+ * have completed; what stood there before must come back, or the kernel would stand on an INT3 of ours for ever. With s->lock held.
+ */
+bool vocab_judge(struct heki *h, struct heki_seals *s, uint64_t cr3, uint64_t gpa, const uint8_t *bytes, unsigned len,
+		 struct open_site *undo);
 
 #endif

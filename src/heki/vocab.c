@@ -235,9 +235,10 @@ static bool is_code(const struct patch *p, uint64_t va)
 {
 	struct scan_leaf l;
 
-	if (!heki_scan_one(p->h, p->cr3, p->s->la57, va, &l))
+	if (!heki_scan_one(p->h, p->cr3, p->s->la57, va, &l) || !l.x || l.u)
 		return false;
-	return heki_get(p->h, GFN((l.gpa + (va - l.va)) >> GW_PAGE_SHIFT), NULL) & HEKI_XS;
+	/* Code that has not run yet is sealed when it does. */
+	return atomic_load(&p->h->dynamic) != HEKI_FROZEN || heki_get(p->h, GFN((l.gpa + (va - l.va)) >> GW_PAGE_SHIFT), NULL) & HEKI_XS;
 }
 
 static bool is_nop5(const uint8_t *b) { return !memcmp(b, "\x0f\x1f\x44\x00\x00", 5); }
@@ -275,6 +276,39 @@ static bool is_legal(const struct patch *p, const struct site *site, const uint8
 	return !site && b[0] == 0xeb;
 }
 
+/* Reads the bytes of code at @va, as the image or the present tables map it. */
+static bool read_code(const struct patch *p, uint64_t va, uint8_t *b, size_t len)
+{
+	const struct image_run *r = seals_run_of_va(p->s, va);
+
+	return r && r->x && p->h->host->read(p->h->vm, GPA(r->gpa + (va - r->va)), b, len);
+}
+
+/* A call or jump to a RET, or to a jump to one (the return thunk). */
+static bool calls_nothing(const struct patch *p, const uint8_t *now)
+{
+	uint64_t at = p->va;
+	uint8_t b[5];
+
+	memcpy(b, now, 5);
+	for (unsigned hop = 0; hop < 2; hop++) {
+		if (b[0] != 0xe8 && b[0] != 0xe9)
+			return false;
+		at = at + 5 + (uint64_t)(int64_t)s32(b + 1);
+		if (!read_code(p, at, b, 5))
+			return false;
+		if (b[0] == 0xc3)
+			return true;
+	}
+	return false;
+}
+
+void vocab_learn(struct heki_seals *s, uint64_t va)
+{
+	if (!add_site(s, va, 0, SITE_CALL))
+		qsort(s->site, s->n_sites, sizeof(*s->site), by_va);
+}
+
 /* How long the instruction is that may be replaced here; 0: none may. */
 static unsigned place(const struct patch *p, const uint8_t *now)
 {
@@ -284,6 +318,11 @@ static unsigned place(const struct patch *p, const uint8_t *now)
 		return 0;
 	if (p->late || site_at(p->s, p->va))
 		return len;
+	/* What calls a function that does nothing is there to be pointed elsewhere: ftrace's own entries. */
+	if (calls_nothing(p, now)) {
+		vocab_learn(p->s, p->va);
+		return 5;
+	}
 	/* ftrace: only what is a NOP, or was made a call from one, at a function's entry. */
 	return (is_nop5(now) || now[0] == 0xe8) && is_entry(p) ? 5 : 0;
 }
@@ -305,21 +344,25 @@ static bool open_place(const struct patch *p, const uint8_t *now)
 		len = 5;	/* any instruction: only its own first byte, or a jump, may come back */
 	if (!len || s->n_open == MAX_OPEN)
 		return false;
-	s->open[s->n_open++] = (struct open_site){ .gpa = p->gpa, .first = now[0], .len = (uint8_t)len };
+	s->open[s->n_open] = (struct open_site){ .gpa = p->gpa, .len = (uint8_t)len };
+	memcpy(s->open[s->n_open++].was, now, 6);
 	return true;
 }
 
-static bool close_place(const struct patch *p, struct open_site *o, uint8_t first)
+static bool close_place(const struct patch *p, struct open_site *o, uint8_t first, struct open_site *undo)
 {
+	struct open_site was = *o;
 	uint8_t b[8];
+	bool good;
 
 	if (!p->h->host->read(p->h->vm, GPA(p->gpa), b, 6))
 		return false;
 	b[0] = first;
-	if (!is_legal(p, site_at(p->s, p->va), b) && !(first == o->first && atomic_load(&p->h->allow_kprobes)))
-		return false;
+	good = !memcmp(b, o->was, o->len) || is_legal(p, site_at(p->s, p->va), b);
 	*o = p->s->open[--p->s->n_open];
-	return true;
+	if (!good)
+		*undo = was;
+	return good;
 }
 
 /* A pack of BPF programs: filling may be overwritten, programs may be filled again. */
@@ -336,7 +379,8 @@ static bool is_fill(const struct patch *p, const uint8_t *now, const uint8_t *by
 	return was || becomes;
 }
 
-bool vocab_judge(struct heki *h, struct heki_seals *s, uint64_t cr3, uint64_t gpa, const uint8_t *bytes, unsigned len)
+bool vocab_judge(struct heki *h, struct heki_seals *s, uint64_t cr3, uint64_t gpa, const uint8_t *bytes, unsigned len,
+		 struct open_site *undo)
 {
 	struct patch p = { .h = h, .s = s, .cr3 = cr3, .gpa = gpa, .late = seals_late(s, gpa >> GW_PAGE_SHIFT) };
 	struct open_site *o = open_at(s, gpa);
@@ -349,7 +393,7 @@ bool vocab_judge(struct heki *h, struct heki_seals *s, uint64_t cr3, uint64_t gp
 	if (!memcmp(now, bytes, len))
 		return true;
 	if (o && gpa == o->gpa && len == 1)
-		return close_place(&p, o, bytes[0]);
+		return close_place(&p, o, bytes[0], undo);
 	if (o && gpa > o->gpa && gpa + len <= o->gpa + o->len)
 		return true;
 	if (is_fill(&p, now, bytes, len))

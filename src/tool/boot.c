@@ -231,7 +231,8 @@ static int start(struct boot *b, struct err *err)
 	if (machine_create(m, o->backend, o->memory, err) < 0)
 		return -1;
 	m->verbose = o->verbose;
-	if (add_devices(b, err) < 0 || load_all(b, err) < 0 || machine_open(m, o->cpus, err) < 0)
+	if (add_devices(b, err) < 0 || load_all(b, err) < 0 || machine_open(m, o->cpus, err) < 0 ||
+	    heki_start(m, o->protect, o->on_denial, err) < 0)
 		return -1;
 	if (o->verbose)
 		fprintf(stderr, "guestward: entering the kernel at 0x%llx by %s after %.2f s\n",
@@ -288,6 +289,7 @@ int boot_main(int argc, char **argv)
 	machine_join(&b->machine);
 	console_close(&b->console);
 	status = finish(b);
+	heki_report(stderr, &b->machine, b->options.verbose);
 	if (b->options.stats)
 		stats_print(stderr, &b->machine, seconds_since(&b->started));
 	close_all(b);

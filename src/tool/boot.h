@@ -6,6 +6,7 @@
 #define TOOL_BOOT_H
 
 #include "backend.h"
+#include "heki.h"
 #include "kernel.h"
 
 #define DISKS_MAX 7u
@@ -21,7 +22,8 @@ struct boot_options {
 	unsigned n_disks;
 	const char *files[FILES_MAX];		/* HOST[:GUEST] as given */
 	unsigned n_files;
-	const char *engine, *trace;
+	const char *engine, *trace, *protect;
+	enum heki_on_denial on_denial;
 	bool verbose, stats;
 	const struct backend *backend;
 	char **command;				/* after --, NULL-terminated; NULL: none */

@@ -12,7 +12,7 @@
 enum key {
 	KEY_KERNEL = 'k', KEY_INITRD = 'i', KEY_APPEND = 'a', KEY_MEMORY = 'm', KEY_CPUS = 'c', KEY_DISK = 'd', KEY_VERBOSE = 'v',
 	KEY_CMDLINE = 0x100, KEY_MODULES, KEY_BUSYBOX, KEY_FILE, KEY_SAVE_INITRD, KEY_PROTOCOL, KEY_DECOMPRESS, KEY_STATS, KEY_TRACE, KEY_ENGINE,
-	KEY_BACKEND,
+	KEY_BACKEND, KEY_PROTECT, KEY_ON_DENIAL,
 };
 
 static const struct argp_option rows[] = {
@@ -29,6 +29,9 @@ static const struct argp_option rows[] = {
 	{ "busybox", KEY_BUSYBOX, "FILE", 0, "static busybox for that initrd (default /bin/busybox)", 3 },
 	{ "file", KEY_FILE, "HOST[:GUEST]", 0, "put a file into that initrd, at GUEST or its own path", 3 },
 	{ "save-initrd", KEY_SAVE_INITRD, "FILE", 0, "write that initrd to FILE and boot nothing", 3 },
+	{ "protect", KEY_PROTECT, "heki[,WORD...]", 0, "lock the guest kernel once it has booted; words: sealed-once (default), frozen, "
+	  "mirrored, lock-registers, shield, kprobes, rfc-codes", 4 },
+	{ "on-denial", KEY_ON_DENIAL, "WHAT", 0, "what a denied access does: inject an exception (default), stop, pause, or ignore", 4 },
 	{ "stats", KEY_STATS, NULL, 0, "print counters at the end, on standard error", 4 },
 	{ "trace", KEY_TRACE, "LIST", 0, "trace the engine: names of trace rows, see guestward(1)", 4 },
 	{ "engine", KEY_ENGINE, "NAME", 0, "which execution engine", 4 },
@@ -110,6 +113,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	};
 	static const struct choice who[] = { { "host", DECOMPRESS_HOST }, { "guest", DECOMPRESS_GUEST } };
 	static const struct choice backends[] = { { "guestward", 0 }, { "kvm", 1 } };
+	static const struct choice denials[] = {
+		{ "inject", ON_DENIAL_INJECT }, { "stop", ON_DENIAL_STOP }, { "pause", ON_DENIAL_PAUSE }, { "ignore", ON_DENIAL_IGNORE },
+	};
 	struct boot_options *o = state->input;
 
 	switch (key) {
@@ -133,6 +139,14 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		break;
 	case KEY_DECOMPRESS:
 		o->decompress = (enum kernel_decompress)choose(state, "decompress", arg, who, 2);
+		break;
+	case KEY_PROTECT:
+		if (heki_check_words(arg))
+			argp_error(state, "--protect does not know '%s'; use for example --protect=heki,frozen", heki_check_words(arg));
+		o->protect = arg;
+		break;
+	case KEY_ON_DENIAL:
+		o->on_denial = (enum heki_on_denial)choose(state, "on-denial", arg, denials, 4);
 		break;
 	case KEY_BACKEND:
 		o->backend = choose(state, "backend", arg, backends, 2) ? &backend_kvm : &backend_guestward;

@@ -15,6 +15,7 @@
 #include <time.h>
 
 #include "cpuid.h"
+#include "heki.h"
 #include "machine.h"
 
 #define KICK_SIGNAL SIGUSR1
@@ -239,6 +240,8 @@ static void handle_exit(struct vcpu *v)
 	default:
 		v->exits[EXIT_COUNT_OTHER]++;
 	}
+	if (heki_exit(v))
+		return;
 	switch (run->exit_reason) {
 	case KVM_EXIT_SHUTDOWN:
 		died(v, "the guest died of a triple fault");
