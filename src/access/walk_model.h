@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A second, naive opinion about page walks, for tests only: written from the manual's tables and lists, without regard to speed
- * and without looking at walk.c.
+ * Two more, naive opinions about page walks, for tests only: written from the manual's tables and lists, without regard to speed
+ * and without looking at walk.c. The second is by another author than the first and walk.c, so that they share no misreading.
  */
 #ifndef GW_ACCESS_WALK_MODEL_H
 #define GW_ACCESS_WALK_MODEL_H
@@ -35,5 +35,6 @@ struct model_result {
 
 /* @memory: guest-physical memory from 0, @size bytes; A and D are set in it. What lies beyond reads as not present. */
 struct model_result model_walk(const struct model_cpu *c, const struct model_access *a, uint8_t *memory, uint64_t size);
+struct model_result model2_walk(const struct model_cpu *c, const struct model_access *a, uint8_t *memory, uint64_t size);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The page walk against the naive model: every combination of the bits that decide, in all four formats; then random tables.
+ * The page walk against two naive models: every combination of the bits that decide, in all four formats; then random tables.
  * Compared: fault or not, vector, error code, CR2, guest-physical address, and every byte of the tables afterwards (A and D).
  */
 #include <setjmp.h>
@@ -21,11 +21,18 @@
 #define TABLE(level)	((uint64_t)(level) * GW_PAGE_SIZE)	/* table of that level lives in the frame of that number */
 #define DATA_PAGE	8ull
 
+static const struct model {
+	const char *name;
+	struct model_result (*walk)(const struct model_cpu *c, const struct model_access *a, uint8_t *memory, uint64_t size);
+} models[] = { { "walk_model", model_walk }, { "walk_model2", model2_walk } };
+
+#define N_MODELS	ARRAY_SIZE(models)
+
 struct machine {
 	struct acc_vm *vm;
 	struct mem_code_map *code;
 	struct acc_cpu *cpu;
-	uint8_t *ram, *model_ram;
+	uint8_t *ram, *model_ram[N_MODELS];
 	unsigned long cases, faults;
 };
 
@@ -36,7 +43,8 @@ static int setup(void **state)
 	struct mem_map *map;
 
 	m->ram = aligned_alloc(GW_PAGE_SIZE, RAM_SIZE);
-	m->model_ram = aligned_alloc(GW_PAGE_SIZE, RAM_SIZE);
+	for (unsigned i = 0; i < N_MODELS; i++)
+		m->model_ram[i] = aligned_alloc(GW_PAGE_SIZE, RAM_SIZE);
 	m->cpu = aligned_alloc(64, (sizeof(*m->cpu) + 63) & ~(size_t)63);
 	memset(m->ram, 0, RAM_SIZE);
 	memset(m->cpu, 0, sizeof(*m->cpu));
@@ -58,7 +66,8 @@ static int teardown(void **state)
 	mem_code_map_free(m->code);
 	free(m->cpu);
 	free(m->ram);
-	free(m->model_ram);
+	for (unsigned i = 0; i < N_MODELS; i++)
+		free(m->model_ram[i]);
 	free(m);
 	return 0;
 }
@@ -87,7 +96,29 @@ static struct model_cpu model_of(const struct acc_cpu *c)
 	return m;
 }
 
-/* Restores nothing: the caller sets up the tables, both copies, before each call. True: agreed. */
+/* What the engine answered, against one model's answer. */
+static bool agrees(const struct acc_request *rq, enum acc_verdict v, const struct acc_event *event, const struct model_result *want,
+		   const char *name, char *why, size_t room)
+{
+	int vector = v == ACC_FAULT ? event->vector : -1;
+
+	if (vector != want->vector || (vector != -1 && (event->error != want->error || !event->has_error))) {
+		snprintf(why, room, "vector %d error %#x, %s says %d %#x", vector, vector == -1 ? 0 : event->error, name, want->vector,
+			 want->error);
+		return false;
+	}
+	if (vector == -1 && rq->gpa.v != want->gpa) {
+		snprintf(why, room, "gpa %#llx, %s says %#llx", (unsigned long long)rq->gpa.v, name, (unsigned long long)want->gpa);
+		return false;
+	}
+	if (vector == -1 && (v == ACC_DEVICE) != (want->gpa >= RAM_SIZE)) {
+		snprintf(why, room, "verdict %d for gpa %#llx", v, (unsigned long long)want->gpa);
+		return false;
+	}
+	return true;
+}
+
+/* Restores nothing: the caller sets up the tables, all copies, before each call. True: all agreed. */
 static bool compare(struct machine *m, const struct access *a, uint64_t la, bool stack, char *why, size_t room)
 {
 	struct acc_request rq = {
@@ -99,35 +130,26 @@ static bool compare(struct machine *m, const struct access *a, uint64_t la, bool
 		.cpl3 = a->cpl == 3, .implicit = a->implicit, .stack = stack,
 	};
 	struct model_cpu mc = model_of(m->cpu);
-	struct model_result want = model_walk(&mc, &ma, m->model_ram, RAM_SIZE);
 	struct acc_result out;
 	enum acc_verdict v;
-	int vector;
 
 	memset(&out, 0, sizeof(out));
 	v = acc_check(&rq, &out);
-	vector = v == ACC_FAULT ? out.event.vector : -1;
 	m->cases++;
-	m->faults += vector != -1;
+	m->faults += v == ACC_FAULT;
 	if (v != ACC_FAULT && v != ACC_ALLOW && v != ACC_DEVICE) {
 		snprintf(why, room, "verdict %d", v);
 		return false;
 	}
-	if (vector != want.vector || (vector != -1 && (out.event.error != want.error || !out.event.has_error))) {
-		snprintf(why, room, "vector %d error %#x, manual says %d %#x", vector, vector == -1 ? 0 : out.event.error, want.vector, want.error);
-		return false;
-	}
-	if (vector == VEC_PF && out.event.cr2 != la) {
+	if (v == ACC_FAULT && out.event.vector == VEC_PF && out.event.cr2 != la) {
 		snprintf(why, room, "CR2 %#llx", (unsigned long long)out.event.cr2);
 		return false;
 	}
-	if (vector == -1 && rq.gpa.v != want.gpa) {
-		snprintf(why, room, "gpa %#llx, manual says %#llx", (unsigned long long)rq.gpa.v, (unsigned long long)want.gpa);
-		return false;
-	}
-	if (vector == -1 && (v == ACC_DEVICE) != (want.gpa >= RAM_SIZE)) {
-		snprintf(why, room, "verdict %d for gpa %#llx", v, (unsigned long long)want.gpa);
-		return false;
+	for (unsigned i = 0; i < N_MODELS; i++) {
+		struct model_result want = models[i].walk(&mc, &ma, m->model_ram[i], RAM_SIZE);
+
+		if (!agrees(&rq, v, &out.event, &want, models[i].name, why, room))
+			return false;
 	}
 	return true;
 }
@@ -168,7 +190,8 @@ static uint64_t entry_at(const struct format *f, unsigned level)
 static void write_entry(struct machine *m, const struct format *f, unsigned level, uint64_t e)
 {
 	memcpy(m->ram + entry_at(f, level), &e, f->size);
-	memcpy(m->model_ram + entry_at(f, level), &e, f->size);
+	for (unsigned i = 0; i < N_MODELS; i++)
+		memcpy(m->model_ram[i] + entry_at(f, level), &e, f->size);
 }
 
 static void check_entries(struct machine *m, const struct format *f, const struct access *a, const uint64_t *entry)
@@ -181,17 +204,20 @@ static void check_entries(struct machine *m, const struct format *f, const struc
 		describe(m, a, entry + 1, f->levels, why);
 		fail();
 	}
-	for (unsigned l = 1; l <= f->levels; l++)
-		if (memcmp(m->ram + entry_at(f, l), m->model_ram + entry_at(f, l), f->size)) {
-			describe(m, a, entry + 1, f->levels, "A or D differ");
-			fail();
-		}
+	for (unsigned i = 0; i < N_MODELS; i++)
+		for (unsigned l = 1; l <= f->levels; l++)
+			if (memcmp(m->ram + entry_at(f, l), m->model_ram[i] + entry_at(f, l), f->size)) {
+				snprintf(why, sizeof(why), "%s: A or D of level %u differ", models[i].name, l);
+				describe(m, a, entry + 1, f->levels, why);
+				fail();
+			}
 }
 
 static void begin(struct machine *m, const struct format *f)
 {
 	memset(m->ram, 0, RAM_SIZE);
-	memset(m->model_ram, 0, RAM_SIZE);
+	for (unsigned i = 0; i < N_MODELS; i++)
+		memset(m->model_ram[i], 0, RAM_SIZE);
 	memset(m->cpu->pdptr, 0, sizeof(m->cpu->pdptr));
 	m->cpu->cr3 = TABLE(f->levels);
 	if (f->size == 8 && f->levels == 2) {
@@ -295,29 +321,35 @@ static void accessed_bits(void **state)
 	}
 }
 
-/* Each single bit of each entry, alone on top of a good translation: finds every reserved and every ignored bit. */
+/*
+ * Each single bit of each entry, alone on top of a good translation to a page of every size: finds every reserved and every
+ * ignored bit, and that rights count at every level.
+ */
 static void single_bits(void **state)
 {
 	struct machine *m = *state;
+	static const uint8_t controls[] = { 0, 16, 1 | 16, 2 | 4, 1 | 2 | 4 | 16 };	/* of WP, SMEP, SMAP, AC, NXE */
 
 	for (unsigned fi = 0; fi < ARRAY_SIZE(formats); fi++) {
 		const struct format *f = &formats[fi];
 
 		begin(m, f);
 		for (unsigned maxphy = 32; maxphy <= 52; maxphy += maxphy < 36 ? 1 : 4)
-			for (unsigned nxe = 0; nxe < 2; nxe++)
+			for (unsigned control = 0; control < ARRAY_SIZE(controls); control++)
 				for (unsigned level = 1; level <= f->levels; level++)
 					for (unsigned bit = 0; bit < f->size * 8; bit++) {
 						uint64_t entry[6] = { 0 };
 
-						set_control(m, f, nxe ? 16 : 0);
+						set_control(m, f, controls[control]);
 						m->cpu->maxphyaddr = (uint8_t)maxphy;
-						for (unsigned large = 0; large < 2; large++) {
+						for (unsigned large = 0; large < 3; large++) {
 							entry[1] = entry_of(f, 1, 7, false);
-							entry[2] = entry_of(f, 2, 7, large);
+							entry[2] = entry_of(f, 2, 7, large == 1);
 							upper_levels(f, entry);
+							if (large == 2 && f->levels > 3)
+								entry[3] = PTE_PS | PTE_P | PTE_W | PTE_U;
 							entry[level] ^= BIT64(bit);
-							for (unsigned a = 0; a < 4; a++)
+							for (unsigned a = 0; a < ARRAY_SIZE(accesses); a++)
 								check_entries(m, f, &accesses[a], entry);
 						}
 					}
@@ -377,7 +409,8 @@ static void random_tables(void **state)
 
 		for (unsigned i = 0; i < RAM_SIZE / 8; i++)
 			((uint64_t *)(void *)m->ram)[i] = random_entry(&s);
-		memcpy(m->model_ram, m->ram, RAM_SIZE);
+		for (unsigned i = 0; i < N_MODELS; i++)
+			memcpy(m->model_ram[i], m->ram, RAM_SIZE);
 		random_control(m, f, &s);
 		for (unsigned i = 0; i < 64; i++) {
 			uint64_t r = next_random(&s), la = next_random(&s);
@@ -393,7 +426,8 @@ static void random_tables(void **state)
 				fail();
 			}
 		}
-		assert_memory_equal(m->ram, m->model_ram, RAM_SIZE);
+		for (unsigned i = 0; i < N_MODELS; i++)
+			assert_memory_equal(m->ram, m->model_ram[i], RAM_SIZE);
 	}
 }
 
@@ -431,7 +465,7 @@ static void translate_sets_nothing(void **state)
 	assert_int_equal(acc_translate(&rq, &out), ACC_ALLOW);
 	assert_int_equal(rq.gpa.v, DATA_PAGE << 12 | (f->la & 4095));
 	assert_int_equal(read_leaf(m, f) & (PTE_A | PTE_D), 0);
-	assert_memory_equal(m->ram, m->model_ram, RAM_SIZE);
+	assert_memory_equal(m->ram, m->model_ram[0], RAM_SIZE);
 }
 
 static void table_without_memory_is_not_present(void **state)
