@@ -278,6 +278,11 @@ static void make_tss16(uint8_t *t, void *ip, unsigned sp)
 	*(uint16_t *)(t + 0x28) = SEL_DATA;
 }
 
+static bool note_task_trap(struct frame *f)
+{
+	return f->vector == DB;
+}
+
 #define CALL_TASK() __asm__ volatile("lcall *far" : : : "eax", "memory", "cc")
 
 static void test_tasks(void)
@@ -355,6 +360,20 @@ static void test_tasks(void)
 	row("its type is 3 while busy, 1 again after IRET", gdt[SEL_B / 8] >> 40 & 15, 1);
 	__asm__ volatile("clts");
 	gdt[SEL_B / 8] = desc(0x20000, 0x67, 0x89, 0);
+
+	/* The T flag of a TSS: #DB before the task's first instruction. */
+	make_tss(TSS_B, task_b, 0x8e000);
+	TSS_B[0x64] = 1;
+	task_seen[0] = 0;
+	hook = note_task_trap;
+	write_dr6(0xffff0ff0);
+	far.sel = SEL_B;
+	CALL_TASK();
+	hook = NULL;
+	row("a TSS with the T flag traps at its first instruction", seen.ip, (unsigned long)task_b);
+	row("DR6 says BT", read_dr6() & 0x8000, 0x8000);
+	row("and the task runs", task_seen[0], 1);
+	__asm__ volatile("clts");
 
 	/* A new task whose segments are wrong faults in that task. */
 	make_tss(TSS_B, task_b, 0x8e000);
