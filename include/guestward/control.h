@@ -7,6 +7,7 @@
  *
  *     list                                    one line a vCPU: vm=0 cpu=0
  *     dump vm=0 cpu=0 flags=7 gva=ffffffff81000000    flags: GW_DUMP_*; numbers but flags and gva decimal, these hexadecimal
+ *     map vm=0                            which guest memory is private, which shared, what is present on which side
  *
  *     session vm=0                            a monitor's session: binary from here on, see guestward/monitor.h
  *

@@ -27,6 +27,7 @@
 
 #define MAX_VCPUS	1024u
 #define DUMP_SIZE	(256u << 10)
+#define MAP_SIZE	(4u << 20)
 
 struct entry { int vm_fd, fd; unsigned vm; unsigned long id; };
 
@@ -99,6 +100,39 @@ static int find_vcpu(unsigned vm, unsigned long cpu)
 			fd = entries[i].fd;
 	pthread_mutex_unlock(&lock);
 	return fd;
+}
+
+/* By any vCPU of the VM: the client may have closed the VM's own descriptor. */
+static void answer_map(int fd, unsigned vm)
+{
+	struct gw_map m = { .size = MAP_SIZE };
+	int vcpu = -1;
+	char *buf;
+	long r;
+
+	pthread_mutex_lock(&lock);
+	for (unsigned i = 0; i < n_entries; i++)
+		if (entries[i].vm == vm)
+			vcpu = entries[i].fd;
+	pthread_mutex_unlock(&lock);
+	if (vcpu < 0) {
+		sayf(fd, "error: no vm %u\n", vm);
+		return;
+	}
+	buf = malloc(MAP_SIZE);
+	if (!buf) {
+		sayf(fd, "error: out of memory\n");
+		return;
+	}
+	m.buf = (uintptr_t)buf;
+	r = gw_ioctl(vcpu, GW_MAP, (unsigned long)(uintptr_t)&m);
+	if (r < 0)
+		sayf(fd, "error: the VM does not answer: %s\n", strerror((int)-r));
+	else
+		say(fd, buf, strnlen(buf, MAP_SIZE));
+	if (r >= 0 && m.length > m.size)
+		sayf(fd, "\n(cut: %u bytes in all)\n", m.length);
+	free(buf);
 }
 
 static void answer_dump(int fd, unsigned vm, unsigned long cpu, uint32_t flags, uint64_t gva)
@@ -177,6 +211,8 @@ static bool serve(int fd)
 		answer_list(fd);
 	else if (sscanf(line, "dump vm=%u cpu=%lu flags=%x gva=%llx%n", &vm, &cpu, &flags, &gva, &end) == 4 && !line[end])
 		answer_dump(fd, vm, cpu, flags, gva);
+	else if (sscanf(line, "map vm=%u%n", &vm, &end) == 1 && !line[end])
+		answer_map(fd, vm);
 	else if (sscanf(line, "session vm=%u%n", &vm, &end) == 1 && !line[end])
 		return control_session(fd, find_vm(vm));
 	else

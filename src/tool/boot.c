@@ -18,6 +18,7 @@
 #include "initrd.h"
 #include "machine.h"
 #include "power.h"
+#include "private.h"
 #include "serial.h"
 #include "stats.h"
 #include "virtio_blk.h"
@@ -87,6 +88,9 @@ static int add_virtio_devices(struct boot *b, struct err *err)
 		if (virtio_blk_init(&b->virtio[i], b->options.disks[i], &m->ram, &irq, err) < 0 || add_virtio(b, i, err) < 0)
 			return -1;
 	}
+	/* A device could not reach the guest's buffers. */
+	if (b->options.is_private)
+		return 0;
 	irq = machine_irq_line(m, virtio_gsi(i));
 	virtio_rng_init(&b->virtio[i], &m->ram, &irq);
 	return add_virtio(b, i, err);
@@ -231,6 +235,7 @@ static int start(struct boot *b, struct err *err)
 	if (machine_create(m, o->backend, o->memory, err) < 0)
 		return -1;
 	m->verbose = o->verbose;
+	m->is_private = o->is_private;
 	if (add_devices(b, err) < 0 || load_all(b, err) < 0 || machine_open(m, o->cpus, err) < 0 ||
 	    heki_start(m, o->protect, o->on_denial, err) < 0)
 		return -1;
@@ -238,6 +243,8 @@ static int start(struct boot *b, struct err *err)
 		fprintf(stderr, "guestward: entering the kernel at 0x%llx by %s after %.2f s\n",
 			(unsigned long long)m->kernel.entry, m->kernel.protocol == PROTOCOL_PVH ? "pvh" : "linux64",
 			seconds_since(&b->started));
+	if (m->is_private && private_load(m, err) < 0)
+		return -1;
 	return machine_start(m, err);
 }
 
@@ -278,7 +285,7 @@ int boot_main(int argc, char **argv)
 		fprintf(stderr, "guestward: %s\n", err.text);
 		return STATUS_FAILED;
 	}
-	b->machine = (struct machine){ .system_fd = -1, .vm_fd = -1, .stop_fd = -1 };
+	b->machine = (struct machine){ .system_fd = -1, .vm_fd = -1, .stop_fd = -1, .gmem = { -1, -1 } };
 	if (start(b, &err) < 0) {
 		console_close(&b->console);
 		close_all(b);

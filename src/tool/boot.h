@@ -22,6 +22,7 @@ struct boot_options {
 	unsigned n_disks;
 	const char *files[FILES_MAX];		/* HOST[:GUEST] as given */
 	unsigned n_files;
+	bool is_private;
 	const char *engine, *trace, *protect;
 	enum heki_on_denial on_denial;
 	bool verbose, stats;

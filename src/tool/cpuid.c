@@ -129,7 +129,7 @@ void cpuid_patch(struct kvm_cpuid2 *cpuid, unsigned id, unsigned cpus, int tsc_d
 }
 
 int cpuid_set(const struct backend *backend, int system_fd, int vm_fd, int vcpu_fd, unsigned id, unsigned cpus,
-	      struct err *err)
+	      void (*more)(struct kvm_cpuid2 *cpuid), struct err *err)
 {
 	struct kvm_cpuid2 *cpuid = calloc(1, sizeof(*cpuid) + (ENTRIES_MAX + 4) * sizeof(cpuid->entries[0]));
 	bool deadline;
@@ -145,6 +145,8 @@ int cpuid_set(const struct backend *backend, int system_fd, int vm_fd, int vcpu_
 	}
 	deadline = backend->ioctl(vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0;
 	cpuid_patch(cpuid, id, cpus, deadline);
+	if (more)
+		more(cpuid);
 	ret = backend->ioctl(vcpu_fd, KVM_SET_CPUID2, (uintptr_t)cpuid);
 	free(cpuid);
 	return ret < 0 ? err_set(err, "KVM_SET_CPUID2 for CPU %u failed: %s", id, strerror((int)-ret)) : 0;

@@ -15,6 +15,6 @@
 void cpuid_patch(struct kvm_cpuid2 *cpuid, unsigned id, unsigned cpus, int tsc_deadline);
 
 int cpuid_set(const struct backend *backend, int system_fd, int vm_fd, int vcpu_fd, unsigned id, unsigned cpus,
-	      struct err *err);
+	      void (*more)(struct kvm_cpuid2 *cpuid), struct err *err);
 
 #endif

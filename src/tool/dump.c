@@ -129,6 +129,26 @@ static int list(void)
 	return STATUS_OK;
 }
 
+static const struct argp_option map_rows[] = {
+	{ "vm", 'v', "N", 0, "which VM of the process (default 0)", 0 },
+	{ 0 }
+};
+
+int map_main(int argc, char **argv)
+{
+	static const struct argp argp = { map_rows, parse, "[PID]",
+		"Show which memory of a running VM is private to the guest and which shared, and how many pages are present on each side, "
+		"and on both. Without PID, list the processes that run VMs.", NULL, NULL, NULL };
+	struct options o = { 0 };
+	char request[GW_CONTROL_LINE];
+
+	argp_parse(&argp, argc, argv, 0, NULL, &o);
+	if (!o.pid)
+		return list();
+	snprintf(request, sizeof(request), "map vm=%u\n", o.vm);
+	return ask(o.pid, request);
+}
+
 int dump_main(int argc, char **argv)
 {
 	static const struct argp argp = { rows, parse, "[PID]",

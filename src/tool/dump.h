@@ -4,5 +4,6 @@
 #define TOOL_DUMP_H
 
 int dump_main(int argc, char **argv);
+int map_main(int argc, char **argv);
 
 #endif

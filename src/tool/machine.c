@@ -9,6 +9,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "private.h"
+
 static int kvm_failed(struct err *err, const char *what, long ret)
 {
 	return err_set(err, "%s failed: %s", what, strerror((int)-ret));
@@ -19,8 +21,11 @@ static int set_region(struct machine *m, unsigned slot, uint64_t gpa, uint64_t s
 	struct kvm_userspace_memory_region region = {
 		.slot = slot, .guest_phys_addr = gpa, .memory_size = size, .userspace_addr = (uintptr_t)host,
 	};
-	long ret = m->backend->ioctl(m->vm_fd, KVM_SET_USER_MEMORY_REGION, (uintptr_t)&region);
+	long ret;
 
+	if (m->is_private)
+		return private_add_ram(m, slot, gpa, size, host, err);
+	ret = m->backend->ioctl(m->vm_fd, KVM_SET_USER_MEMORY_REGION, (uintptr_t)&region);
 	return ret < 0 ? kvm_failed(err, "KVM_SET_USER_MEMORY_REGION", ret) : 0;
 }
 
@@ -39,8 +44,10 @@ static int create_vm(struct machine *m, struct err *err)
 	if (ret != KVM_API_VERSION)
 		return err_set(err, "the engine speaks KVM API %ld, not %d", ret, KVM_API_VERSION);
 	do {
-		ret = b->ioctl(m->system_fd, KVM_CREATE_VM, 0);
+		ret = b->ioctl(m->system_fd, KVM_CREATE_VM, m->is_private ? KVM_X86_SW_PROTECTED_VM : KVM_X86_DEFAULT_VM);
 	} while (ret == -EINTR);
+	if (ret == -EINVAL && m->is_private)
+		return err_set(err, "this engine has no private memory");
 	if (ret < 0)
 		return kvm_failed(err, "KVM_CREATE_VM", ret);
 	m->vm_fd = (int)ret;
@@ -56,6 +63,14 @@ static int create_vm(struct machine *m, struct err *err)
 	ret = b->ioctl(m->vm_fd, KVM_CREATE_PIT2, (uintptr_t)&pit);
 	if (ret < 0)
 		return kvm_failed(err, "KVM_CREATE_PIT2", ret);
+	/* The guest may ask for conversions; without the capability it gets ENOSYS. */
+	if (m->is_private) {
+		struct kvm_enable_cap cap = { .cap = KVM_CAP_EXIT_HYPERCALL, .args = { 1u << 12 } };
+
+		ret = b->ioctl(m->vm_fd, KVM_ENABLE_CAP, (uintptr_t)&cap);
+		if (ret < 0)
+			return kvm_failed(err, "KVM_CAP_EXIT_HYPERCALL", ret);
+	}
 	return 0;
 }
 
@@ -70,7 +85,7 @@ static int add_memory(struct machine *m, struct err *err)
 
 int machine_create(struct machine *m, const struct backend *backend, uint64_t memory, struct err *err)
 {
-	*m = (struct machine){ .backend = backend, .system_fd = -1, .vm_fd = -1, .stop_fd = -1 };
+	*m = (struct machine){ .backend = backend, .system_fd = -1, .vm_fd = -1, .stop_fd = -1, .gmem = { -1, -1 } };
 	pthread_mutex_init(&m->stop_lock, NULL);
 	m->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (m->stop_fd < 0)
@@ -103,6 +118,7 @@ void machine_destroy(struct machine *m)
 	for (i = 0; i < m->n_vcpus; i++)
 		vcpu_destroy(&m->vcpus[i]);
 	m->n_vcpus = 0;
+	private_close(m);
 	if (m->vm_fd >= 0)
 		m->backend->close(m->vm_fd);
 	if (m->system_fd >= 0)

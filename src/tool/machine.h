@@ -55,6 +55,8 @@ struct machine {
 	int system_fd, vm_fd;
 	int stop_fd;				/* eventfd: readable once stopped */
 	bool verbose;
+	bool is_private;			/* --private: set between machine_create and machine_open */
+	int gmem[2];				/* then: the files behind slots 0 and 1, or -1 */
 	struct ram ram;
 	struct bus ports, memory;
 	unsigned n_vcpus;

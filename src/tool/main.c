@@ -22,6 +22,7 @@ static const struct subcommand {
 	{ "boot", boot_main, "boot a Linux kernel in a small machine on this terminal" },
 	{ "check", check_main, "what this host offers, and why something would be slow" },
 	{ "dump", dump_main, "show a running VM: registers, events, code, a page walk" },
+	{ "map", map_main, "show a running VM's memory: private, shared, present where" },
 	{ "run", run_main, "run a program that uses /dev/kvm, such as QEMU" },
 	{ "watch", later_main, NULL },
 	{ "help", help_main, "this text" },

@@ -17,6 +17,7 @@
 #include "cpuid.h"
 #include "heki.h"
 #include "machine.h"
+#include "private.h"
 
 #define KICK_SIGNAL SIGUSR1
 
@@ -140,7 +141,8 @@ static int prepare(struct vcpu *v, struct err *err)
 {
 	struct machine *m = v->machine;
 
-	if (cpuid_set(m->backend, m->system_fd, m->vm_fd, v->fd, v->id, m->n_vcpus, err) < 0)
+	if (cpuid_set(m->backend, m->system_fd, m->vm_fd, v->fd, v->id, m->n_vcpus,
+		      m->is_private ? private_patch_cpuid : NULL, err) < 0)
 		return -1;
 	if (set_lapic(v, err) < 0 || set_msrs(v, err) < 0)
 		return -1;
@@ -272,7 +274,9 @@ static void *vcpu_main(void *arg)
 	while (atomic_load(&m->stopped) == STOP_NONE) {
 		long ret = vcpu_ioctl(v, KVM_RUN, NULL);
 
-		if (ret >= 0) {
+		if (m->is_private && private_exit(v, ret)) {
+			v->exits[EXIT_COUNT_OTHER]++;
+		} else if (ret >= 0) {
 			handle_exit(v);
 		} else if (ret == -EINTR) {
 			v->exits[EXIT_COUNT_INTR]++;

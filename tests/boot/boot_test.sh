@@ -80,6 +80,18 @@ for i in $(seq 1 30); do kill -0 $pid 2>/dev/null || break; sleep 0.1; done
 if kill -0 $pid 2>/dev/null; then not_ok 'SIGTERM ends a spinning guest'; kill -9 $pid; else ok 'SIGTERM ends a spinning guest'; fi
 wait $pid 2>/dev/null
 
+boot --private -- sh -c 'cat /sys/devices/system/clocksource/clocksource0/current_clocksource; echo private; exit 9'
+check 'a guest whose memory is all private boots and runs a command' 9 $? '^tsc' 'private'
+boot --private --disk="$dir/disk"; check 'a disk for a private guest is refused' 2 $? 'cannot reach'
+timeout 90 "$gw" boot --private --kernel="$k/kernel" --modules="$k/modules" -- sh -c 'echo spinning; while :; do :; done' </dev/null >"$dir/spin" 2>&1 &
+pid=$!
+for i in $(seq 1 300); do grep -q spinning "$dir/spin" && break; sleep 0.2; done
+child=$(pgrep -P $pid 2>/dev/null || ps -o pid= --ppid $pid | tr -d ' ')
+"$gw" map "$child" > "$dir/out" 2>&1; check 'map shows that nothing of it is shared, and nothing there twice' 0 $? 'store=anonymous' ' shared=0 ' 'present_shared=0 both=0'
+"$gw" dump "$child" > "$dir/out" 2>&1; check 'dump shows registers of a private guest, and no code' 0 $? '^rip=' 'is not in memory'
+"$gw" map 1 > "$dir/out" 2>&1; check 'map of a process without VMs is refused' 1 $? 'has no VM'
+kill -TERM $pid; wait $pid 2>/dev/null
+
 if [ "$suite" = all ]; then
 	boot --decompress=guest -- sh -c 'exit 5'; check "the kernel's own decompressor works" 5 $?
 	boot --protocol=pvh -- sh -c 'exit 6'; check 'the kernel enters by PVH' 6 $?
