@@ -29,17 +29,19 @@ static uint8_t allowed_by(const struct heki *h, const struct acc_request *rq, ui
 
 static bool same_execution(const struct heki_verdict *v, const struct heki_regs *regs)
 {
-	return v->n && v->rip == regs->rip && v->insns == regs->insns;
+	return v->n && v->rip == regs->rip && (v->is_fresh || v->insns == regs->insns);
 }
 
 /* What was decided about this access of this execution. False: nothing. */
-static bool find_verdict(const struct heki_verdict *v, const struct heki_regs *regs, const struct acc_request *rq, uint8_t *action)
+static bool find_verdict(struct heki_verdict *v, const struct heki_regs *regs, const struct acc_request *rq, uint8_t *action)
 {
 	if (!same_execution(v, regs))
 		return false;
 	for (unsigned i = 0; i < v->n; i++)
 		if (v->frame[i].gfn == gpa_gfn(rq->gpa).v && v->frame[i].rights & rq->rights) {
 			*action = v->frame[i].action;
+			v->is_fresh = false;
+			v->insns = regs->insns;
 			return true;
 		}
 	return false;
@@ -74,6 +76,7 @@ void heki_answer(struct heki *h, const struct acc_cpu *cpu, const struct acc_exi
 	v = &h->vcpu[regs.vcpu];
 	if (denial->data[0] == HEKI_REASON_MEM) {
 		add_verdict(&v->answer, &regs, denial->data[1] >> GW_PAGE_SHIFT, (uint8_t)(denial->data[3] & 7), (uint8_t)action);
+		v->answer.is_fresh = true;
 		return;
 	}
 	v->answer = (struct heki_verdict){ .rip = regs.rip, .insns = regs.insns, .n = 1, .frame[0] = { .action = (uint8_t)action } };

@@ -34,6 +34,7 @@
 /* How one execution of one instruction is to be judged: the client's answer, or that the slow judge has looked already. */
 struct heki_verdict {
 	uint64_t rip, insns;
+	bool is_fresh;		/* not used yet: an interrupt may have come before the instruction is executed again */
 	unsigned n;
 	struct { uint64_t gfn; uint8_t rights, action; } frame[ANSWER_FRAMES];
 };
