@@ -34,7 +34,7 @@
 #define PAGE_B		0x31000u
 #define PAGE_C		0x32000u
 #define SEEN_MAX	64u
-#define MAX_CPUS	4u
+#define MAX_CPUS	16u
 
 struct rig {
 	int sys, vm, vcpu[MAX_CPUS];
