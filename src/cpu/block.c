@@ -282,6 +282,40 @@ static bool rip_in_limit(struct vcpu *c)
 	return cpu_fault(c, VEC_GP, 0);
 }
 
+/* Not to be asked for twice: the fetch that comes next uses it. */
+static void remember_grant(struct vcpu *c, const struct acc_fetch *page)
+{
+	c->cache->granted = *page;
+	c->cache->granted_la = linear_rip(c, c->rip);
+	c->cache->has_granted = true;
+}
+
+struct cpu_block *cpu_block_recent(struct vcpu *c)
+{
+	uint64_t la = linear_rip(c, c->rip);
+	const struct cpu_jump_entry *e = &c->cache->jump[(la ^ la >> CPU_JUMP_BITS) & ((1u << CPU_JUMP_BITS) - 1)];
+	struct cpu_block *b = e->block;
+
+	if (likely(e->rip == la && e->gen == c->acc.jump_gen && b && b->key == c->block_key && is_current(b) &&
+		   b->epoch == c->verify_epoch))
+		return b;
+	return NULL;
+}
+
+const struct acc_fetch *cpu_block_page(struct vcpu *c)
+{
+	const struct acc_fetch *page = acc_fetch_probe(&c->acc, linear_rip(c, c->rip));
+
+	c->cur = NULL;
+	if (page || !rip_in_limit(c))
+		return page;
+	page = fetch(c, linear_rip(c, c->rip));
+	if (likely(!page || page->tag != ~0ull))
+		return page;
+	remember_grant(c, page);
+	return NULL;
+}
+
 struct cpu_block *cpu_block_get(struct vcpu *c)
 {
 	uint64_t la = linear_rip(c, c->rip);
@@ -298,9 +332,7 @@ struct cpu_block *cpu_block_get(struct vcpu *c)
 		return NULL;
 	c->stats.jump_misses++;
 	if (unlikely(page->tag == ~0ull)) {
-		c->cache->granted = *page;
-		c->cache->granted_la = la;
-		c->cache->has_granted = true;
+		remember_grant(c, page);
 		c->alone_wanted = true;
 		return NULL;
 	}
@@ -401,16 +433,12 @@ static const struct cpu_op *enter(struct vcpu *c, const struct cpu_block *b, uin
 
 const struct cpu_op *cpu_chain_rip(struct vcpu *c)
 {
-	uint64_t la = linear_rip(c, c->rip);
-	const struct cpu_jump_entry *e = &c->cache->jump[(la ^ la >> CPU_JUMP_BITS) & ((1u << CPU_JUMP_BITS) - 1)];
-	const struct cpu_block *b = e->block;
+	const struct cpu_block *b;
 
 	if (unlikely(!may_chain(c)))
 		return NULL;
-	if (likely(e->rip == la && e->gen == c->acc.jump_gen && b && b->key == c->block_key && is_current(b) &&
-		   b->epoch == c->verify_epoch))
-		return enter(c, b, c->rip);
-	return NULL;
+	b = cpu_block_recent(c);
+	return likely(b) ? enter(c, b, c->rip) : NULL;
 }
 
 static uint64_t branch_target(const struct vcpu *c, const struct cpu_op *o)

@@ -38,7 +38,7 @@ struct cpu_block {
 #define CPU_JUMP_BITS	13
 struct cpu_jump_entry { uint64_t rip; uint64_t gen; struct cpu_block *block; };
 
-#define CPU_HASH_BITS	15
+#define CPU_HASH_BITS	17
 
 struct cpu_cache {
 	struct cpu_jump_entry jump[1u << CPU_JUMP_BITS];
@@ -62,6 +62,10 @@ void cpu_cache_flush(struct vcpu *c);
 /* The block at c->rip, decoded if need be. NULL: fetch faulted or was refused (noted, c->stop set), or the instruction there
  * must run alone (c->alone_wanted set): it crosses the page, or its page may not be remembered. */
 struct cpu_block *cpu_block_get(struct vcpu *c);
+/* The same if it was found lately; NULL says nothing. Fetches nothing. */
+struct cpu_block *cpu_block_recent(struct vcpu *c);
+/* The page of code at c->rip, fetched if need be. NULL: refused (noted, c->stop set), or good for one fetch only. */
+const struct acc_fetch *cpu_block_page(struct vcpu *c);
 /* The block decoded at the host address @hva of the page @code for the present state, if it is valid now. Decodes nothing. */
 struct cpu_block *cpu_block_peek(struct vcpu *c, const struct mem_code *code, const uint8_t *hva);
 /* Decode the one instruction at c->rip into the cache's alone operations. NULL as above. */

@@ -124,8 +124,10 @@ static struct tr_unit *unit_for(struct vcpu *c, struct cpu_block *b, uint64_t ri
 /* The valid block at c->rip. NULL: refused, noted. */
 static struct cpu_block *block_here(struct vcpu *c)
 {
+	struct cpu_block *b = cpu_block_recent(c);
+
 	c->stop = false;
-	return cpu_block_get(c);
+	return likely(b) ? b : cpu_block_get(c);
 }
 
 /* Go on at c->rip. *out: the unit there, if there is one. */
@@ -170,12 +172,30 @@ uint64_t tr_edge(struct vcpu *c, uint32_t id)
 	return host;
 }
 
+/*
+ * The unit's page is not the one fetched there last, or was not compared since the client may have written. Mostly it only has to
+ * be fetched again.
+ */
 uint64_t tr_entry(struct vcpu *c, uint32_t id)
 {
-	struct tr_unit *to;
+	struct translator *k = c->translator;
+	struct tr_unit *t = unit_of(k, id), *to;
+	const struct acc_fetch *page;
 
 	c->stats.tr_misses++;
-	c->rip = unit_of(c->translator, id)->rip;
+	c->rip = t->rip;
+	c->stop = false;
+	if (!may_stay(c))
+		return leave_now(c);
+	page = cpu_block_page(c);
+	if (c->stop)
+		return leave_now(c);
+	if (likely(page && page->code == t->b->code && !t->dead &&
+		   t->b->gen == atomic_load_explicit(&t->b->code->gen, memory_order_relaxed))) {
+		tr_page_verify(c, t->page);
+		if (likely(!t->dead))
+			return tr_rx(k, t->body);
+	}
 	return go_on(c, &to);
 }
 
