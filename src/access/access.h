@@ -162,6 +162,12 @@ enum acc_verdict acc_check_all(struct acc_request *rq, struct acc_result *out, e
  */
 bool acc_peek(struct acc_vm *vm, struct gpa gpa, void *buf, unsigned len);
 
+/*
+ * Where the guest's own access to @gpa would go, whatever guards would say: for rooms that work on the guest's behalf. NULL: no
+ * memory, or not now. Between acc_host_begin() and _end(), or inside.
+ */
+uint8_t *acc_guest_hva(struct acc_vm *vm, struct gpa gpa);
+
 /* [hva, hva + len) holds something else now: what was decoded from it is dead. The vCPUs have forgotten it already, or will. */
 void acc_code_drop(struct acc_vm *vm, const uint8_t *hva, uint64_t len);
 

@@ -119,6 +119,18 @@ static enum acc_verdict judge_slot(const struct mem_map *map, const struct acc_r
 	return ACC_ALLOW;
 }
 
+uint8_t *acc_guest_hva(struct acc_vm *vm, struct gpa gpa)
+{
+	struct acc_request rq = { .vm = vm, .origin = ACC_ENGINE, .rights = ACC_R, .len = 1, .by_gpa = true, .gpa = gpa };
+	const struct mem_map *map = acc_vm_map(vm);
+	struct acc_result out;
+	uint8_t *hva;
+
+	/* A guest that asks for a kind gets the one the frame has. */
+	rq.private_bit = map->kinds && mem_kinds_is_private(map->kinds, gpa_gfn(gpa));
+	return acc_side(map, &rq, mem_slot_of_gfn(map, gpa_gfn(gpa)), &out, &hva) == ACC_ALLOW ? hva : NULL;
+}
+
 bool acc_peek(struct acc_vm *vm, struct gpa gpa, void *buf, unsigned len)
 {
 	struct acc_request rq = { .vm = vm, .origin = ACC_IOCTL, .rights = ACC_R, .len = (uint16_t)len, .by_gpa = true, .gpa = gpa };

@@ -26,6 +26,8 @@ int cpu_cache_new(struct cpu_cache **out)
 		free(k);
 		return -ENOMEM;
 	}
+	/* Decoded instructions are the guest's bytes: not for a core dump. */
+	madvise(k->arena, ARENA_SIZE, MADV_DONTDUMP);
 	*out = k;
 	return 0;
 }

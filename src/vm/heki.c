@@ -45,21 +45,23 @@ static bool has_memory(void *opaque, struct gfn first, uint64_t n)
 static bool move_piece(struct vm *vm, struct gpa gpa, uint8_t *buf, size_t len, bool write)
 {
 	const struct mem_slot *s = mem_slot_of_gfn(acc_vm_map(vm->acc), gpa_gfn(gpa));
-	uint8_t *hva, *page;
+	/* Private pages are measured where the guest has them; the shield stands on the client's side only. */
+	uint8_t *hva = acc_guest_hva(vm->acc, gpa), *page;
+	bool is_shielded;
 
-	if (!s || !s->hva)
+	if (!hva)
 		return false;
-	hva = mem_slot_hva(s, gpa);
+	is_shielded = vm->is_shielding && s->hva && hva == mem_slot_hva(s, gpa);
 	if (!write) {
 		memcpy(buf, hva, len);
 		return true;
 	}
 	page = (uint8_t *)((uintptr_t)hva & ~(uintptr_t)GW_PAGE_MASK);
-	if (vm->is_shielding)
+	if (is_shielded)
 		mprotect(page, GW_PAGE_SIZE, PROT_READ | PROT_WRITE);
 	memcpy(hva, buf, len);
 	acc_store_done(vm->acc, hva, (unsigned)len);
-	if (vm->is_shielding && !(heki_get(vm->heki, gpa_gfn(gpa), NULL) & HEKI_W))
+	if (is_shielded && !(heki_get(vm->heki, gpa_gfn(gpa), NULL) & HEKI_W))
 		mprotect(page, GW_PAGE_SIZE, PROT_READ);
 	return true;
 }

@@ -136,8 +136,10 @@ static long step(struct prig *p, unsigned v, uint64_t rip, uint32_t off, uint8_t
 	}
 	/* Let the access be finished, or it would be the next one's. */
 	ret = run->exit_reason;
+	if (ret != KVM_EXIT_MMIO)
+		return ret;
 	memset(run->mmio.data, 0, sizeof(run->mmio.data));
-	if (ret == KVM_EXIT_MMIO && (gw_ioctl(p->vcpu[v], KVM_RUN, 0) || run->exit_reason != KVM_EXIT_IO))
+	if (gw_ioctl(p->vcpu[v], KVM_RUN, 0) || run->exit_reason != KVM_EXIT_IO)
 		fail_msg("an access to a device does not end");
 	return ret;
 }

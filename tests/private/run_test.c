@@ -768,6 +768,34 @@ static void there_is_no_dirty_log_of_private_pages(void **state)
 	assert_int_equal(bits[0], 0);
 }
 
+/* Rights of kernel integrity and the kind of a page are two things: both stand on one page, and neither change undoes the other. */
+static void rights_and_kinds_stand_on_one_page(void **state)
+{
+	struct kvm_enable_cap c = { .cap = KVM_CAP_HEKI_DENIAL, .args = { KVM_HEKI_EXIT_REASON_MEM } };
+	struct gw_heki_attributes a = { .address = PRIG_AT, .size = PAGE, .attributes = GW_HEKI_NW, .mask = GW_HEKI_NW };
+	const struct gw_run_heki_denial *d = (const void *)P.run[0]->padding;
+
+	assert_int_equal(pioctl(P.vm, KVM_ENABLE_CAP, &c), 0);
+	assert_int_equal(prig_convert(&P, PRIG_AT, PRIG_SIZE, true), 0);
+	wr(5, 0x3d);
+	assert_int_equal(pioctl(P.vm, GW_HEKI_SET_ATTRIBUTES, &a), 0);
+	for (unsigned i = 0; i < 4; i++) {
+		/* Private, shared, private again. */
+		assert_int_equal(prig_convert(&P, PRIG_AT, PAGE, !(i & 1)), 0);
+		assert_int_equal(prig_write(&P, 0, 5, 0x77), KVM_EXIT_HEKI_DENIAL);
+		assert_int_equal(d->mem.gpa & ~4095ull, PRIG_AT);
+		/* The exit tells where, not what. */
+		for (unsigned k = 0; k < 7; k++)
+			assert_true(d->reserved[k] != 0x3d && d->reserved[k] != 0x77);
+		assert_int_equal(rd(5), i & 1 ? 0 : 0x3d);
+		wr(PAGE + 5, (uint8_t)i);
+	}
+	/* The kind is looked at first: no slot for a private page is a memory fault, whatever the rights. */
+	assert_int_equal(prig_convert(&P, PRIG_AT, PAGE, true), 0);
+	assert_int_equal(prig_delete(&P, 1), 0);
+	prig_expect_fault(&P, 0, prig_write(&P, 0, 5, 1), PRIG_AT, true);
+}
+
 /* The question that was asked of the first series: is anything there twice? */
 static void a_touched_guest_costs_its_memory(void **state)
 {
@@ -821,6 +849,7 @@ int main(void)
 		{ "a core dump has no private bytes", a_core_dump_has_no_private_bytes, NULL, NULL, NULL },
 		T("host structures do not reach private pages", host_structures_do_not_reach_private_pages, open_protected),
 		T("there is no dirty log of private pages", there_is_no_dirty_log_of_private_pages, open_protected),
+		T("rights and kinds stand on one page", rights_and_kinds_stand_on_one_page, open_protected),
 		T("a touched guest costs its memory", a_touched_guest_costs_its_memory, open_protected),
 	};
 
