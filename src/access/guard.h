@@ -12,7 +12,8 @@
 struct acc_guard_ops {
 	const char *name;	/* for traces: "heki" */
 	/*
-	 * Judge one access whose translation is known. Returns ACC_ALLOW and leaves *out alone but for narrowing out->silent;
+	 * Judge one access whose translation is known. Returns ACC_ALLOW and leaves *out alone but for narrowing out->silent (a view may
+	 * also put another page's address into out->hva: then fetches follow it too);
 	 * or fills *out for its verdict. No locks held; must not block or allocate. Never NULL.
 	 */
 	enum acc_verdict (*check)(void *guard, const struct acc_request *rq, struct acc_result *out);
