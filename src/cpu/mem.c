@@ -214,12 +214,6 @@ static bool judge(struct vcpu *c, const struct cpu_op *o, const struct cpu_want 
 	if (unlikely(cpu_debug_armed(c)) && origin == ACC_INSN)
 		for (unsigned i = 0; i < n; i++)
 			cpu_debug_data(c, want[i].gva, want[i].len, want[i].rights);
-	/* Alone: a new execution of the instruction begins; what an earlier one read is consumed again from the first. */
-	if (c->alone) {
-		c->io.pos = 0;
-		if (!c->io.replay)
-			c->io.n_done = 0;
-	}
 	return true;
 }
 
