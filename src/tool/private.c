@@ -62,12 +62,16 @@ static long load_chunk(struct machine *m, uint64_t gpa, uint8_t *host, uint64_t 
 	long ret = mincore(host, size, present) ? -errno : 0;
 
 	for (uint64_t at = 0; !ret && at < size;) {
-		struct gw_populate p = { .gpa = gpa + at, .source = (uintptr_t)host + at };
+		struct gw_populate p = { 0 };
 
-		while (at < size && !(present[at / PAGE] & 1) && !p.size)
-			p.gpa = gpa + (at += PAGE), p.source = (uintptr_t)host + at;
-		while (at < size && present[at / PAGE] & 1)
-			p.size += PAGE, at += PAGE;
+		while (at < size && !(present[at / PAGE] & 1))
+			at += PAGE;
+		p.gpa = gpa + at;
+		p.source = (uintptr_t)host + at;
+		while (at < size && present[at / PAGE] & 1) {
+			p.size += PAGE;
+			at += PAGE;
+		}
 		while (!ret && p.size)
 			ret = vm_ioctl(m, GW_POPULATE, &p);
 	}
