@@ -284,6 +284,40 @@ static bool read_code(const struct patch *p, uint64_t va, uint8_t *b, size_t len
 	return r && r->x && p->h->host->read(p->h->vm, GPA(r->gpa + (va - r->va)), b, len);
 }
 
+/* Length of the multi-byte NOP at @b (SDM vol. 2, "NOP", the recommended forms and their prefixed kin); 0: none. */
+static unsigned nop_length(const uint8_t b[12])
+{
+	unsigned n = 0;
+
+	while (n < 3 && (b[n] == 0x66 || b[n] == 0x2e))
+		n++;
+	if (b[n] != 0x0f || b[n + 1] != 0x1f)
+		return 0;
+	switch (b[n + 2]) {
+	case 0x00: return n + 3;
+	case 0x40: return n + 4;
+	case 0x44: return n + 5;
+	case 0x80: return n + 7;
+	case 0x84: return n + 8;
+	default: return 0;
+	}
+}
+
+/* Past what does nothing at a function's start: ENDBR64, and NOPs that alternatives leave. */
+static uint64_t skip_nothing(const struct patch *p, uint64_t at)
+{
+	uint8_t b[12];
+
+	for (unsigned i = 0; i < 4 && read_code(p, at, b, sizeof(b)); i++) {
+		unsigned n = !memcmp(b, "\xf3\x0f\x1e\xfa", 4) ? 4 : nop_length(b);
+
+		if (!n)
+			break;
+		at += n;
+	}
+	return at;
+}
+
 /* A call or jump to a RET, or to a jump to one (the return thunk). */
 static bool calls_nothing(const struct patch *p, const uint8_t *now)
 {
@@ -295,6 +329,7 @@ static bool calls_nothing(const struct patch *p, const uint8_t *now)
 		if (b[0] != 0xe8 && b[0] != 0xe9)
 			return false;
 		at = at + 5 + (uint64_t)(int64_t)s32(b + 1);
+		at = skip_nothing(p, at);
 		if (!read_code(p, at, b, 5))
 			return false;
 		if (b[0] == 0xc3)
