@@ -101,6 +101,8 @@ SHIM_EXPORT int fcntl(int fd, int cmd, ...)
 	va_start(ap, cmd);
 	arg = va_arg(ap, void *);
 	va_end(ap);
+	if ((cmd == F_GET_SEALS || cmd == F_ADD_SEALS) && shim_is_gmem(fd))
+		return (int)shim_result(-EINVAL);
 	ret = REAL(fcntl)(fd, cmd, arg);
 	return cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC ? noted_as(fd, ret) : ret;
 }
@@ -128,6 +130,16 @@ static bool is_unreadable(int fd)
 	return true;
 }
 
+/* With a position: a guest_memfd has none. */
+static bool is_unseekable(int fd)
+{
+	if (!is_unreadable(fd))
+		return false;
+	if (shim_is_gmem(fd))
+		errno = ESPIPE;
+	return true;
+}
+
 SHIM_EXPORT ssize_t read(int fd, void *buf, size_t n)
 {
 	return is_unreadable(fd) ? -1 : REAL(read)(fd, buf, n);
@@ -140,22 +152,22 @@ SHIM_EXPORT ssize_t __read_chk(int fd, void *buf, size_t n, size_t size)
 
 SHIM_EXPORT ssize_t pread(int fd, void *buf, size_t n, off_t offset)
 {
-	return is_unreadable(fd) ? -1 : REAL(pread)(fd, buf, n, offset);
+	return is_unseekable(fd) ? -1 : REAL(pread)(fd, buf, n, offset);
 }
 
 SHIM_EXPORT ssize_t pread64(int fd, void *buf, size_t n, off64_t offset)
 {
-	return is_unreadable(fd) ? -1 : REAL(pread64)(fd, buf, n, offset);
+	return is_unseekable(fd) ? -1 : REAL(pread64)(fd, buf, n, offset);
 }
 
 SHIM_EXPORT ssize_t __pread_chk(int fd, void *buf, size_t n, off_t offset, size_t size)
 {
-	return is_unreadable(fd) ? -1 : REAL(__pread_chk)(fd, buf, n, offset, size);
+	return is_unseekable(fd) ? -1 : REAL(__pread_chk)(fd, buf, n, offset, size);
 }
 
 SHIM_EXPORT ssize_t __pread64_chk(int fd, void *buf, size_t n, off64_t offset, size_t size)
 {
-	return is_unreadable(fd) ? -1 : REAL(__pread64_chk)(fd, buf, n, offset, size);
+	return is_unseekable(fd) ? -1 : REAL(__pread64_chk)(fd, buf, n, offset, size);
 }
 
 SHIM_EXPORT ssize_t readv(int fd, const struct iovec *iov, int n)
@@ -170,12 +182,12 @@ SHIM_EXPORT ssize_t write(int fd, const void *buf, size_t n)
 
 SHIM_EXPORT ssize_t pwrite(int fd, const void *buf, size_t n, off_t offset)
 {
-	return is_unreadable(fd) ? -1 : REAL(pwrite)(fd, buf, n, offset);
+	return is_unseekable(fd) ? -1 : REAL(pwrite)(fd, buf, n, offset);
 }
 
 SHIM_EXPORT ssize_t pwrite64(int fd, const void *buf, size_t n, off64_t offset)
 {
-	return is_unreadable(fd) ? -1 : REAL(pwrite64)(fd, buf, n, offset);
+	return is_unseekable(fd) ? -1 : REAL(pwrite64)(fd, buf, n, offset);
 }
 
 SHIM_EXPORT ssize_t writev(int fd, const struct iovec *iov, int n)

@@ -2,7 +2,7 @@
 /* ioctl and mmap: what KVM is. Also the library's log, which goes to a file or nowhere. */
 #include <errno.h>
 #include <guestward/guestward.h>
-#include <linux/kvm.h>
+#include <guestward/kvm.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +22,8 @@ static bool is_kvm_request(unsigned long request)
 
 static bool makes_object(unsigned long request)
 {
-	return (uint32_t)request == KVM_CREATE_VM || (uint32_t)request == KVM_CREATE_VCPU;
+	return (uint32_t)request == KVM_CREATE_VM || (uint32_t)request == KVM_CREATE_VCPU ||
+	       (uint32_t)request == KVM_CREATE_GUEST_MEMFD;
 }
 
 /* True: the library answered. -EBADF may be its answer about another descriptor, in the argument. */

@@ -55,6 +55,8 @@ unsigned shim_noted(int fd);
 unsigned shim_kind_of(int fd);
 /* Is it the library's, and may this process use it? */
 bool shim_owns(int fd);
+/* gmem.c: is it a guest_memfd? */
+bool shim_is_gmem(int fd);
 /* The next noted descriptor in [first, last], or -1. */
 int shim_next_noted(unsigned first, unsigned last);
 /* Closes a descriptor that shim_owns(). 0 or -errno. */

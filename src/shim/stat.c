@@ -37,6 +37,11 @@ int shim_stat_fd(int fd, struct stat *st, bool *is_ours)
 	*is_ours = kind != SHIM_NONE;
 	if (kind >= SHIM_DEVICE) {
 		shim_path_stat(shim_path_at(kind - SHIM_DEVICE), st);
+	} else if (*is_ours && shim_is_gmem(fd)) {
+		/* A real file, but for what it holds. */
+		if (REAL(fstat)(fd, st))
+			*is_ours = false;
+		st->st_blocks = 0;
 	} else if (*is_ours) {
 		memset(st, 0, sizeof(*st));
 		st->st_dev = makedev(0, 14);
