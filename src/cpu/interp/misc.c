@@ -2,6 +2,8 @@
 /*
  * The small ones: flag instructions, CBW and CWD families, XLAT, SALC, BOUND, fences and hints, cache line flushes, UD.
  */
+#include <sched.h>
+
 #include "cpu/interp/interp_private.h"
 
 /* ---- flags ------------------------------------------------------------------------------------------------------------------- */
@@ -79,7 +81,21 @@ INT_SLOW(flush_line)
 }
 
 INT_FN(nop) { CPU_NEXT(c, o); }
-INT_FN(pause_) { __asm__ volatile("pause"); CPU_NEXT(c, o); }
+
+/*
+ * A guest that spins may wait for a vCPU whose thread has no CPU. As KVM does when hardware tells it of such loops, give ours
+ * away; about every ten microseconds of spinning.
+ */
+#define PAUSES_PER_YIELD 256u
+
+INT_FN(pause_)
+{
+	__asm__ volatile("pause");
+	if (unlikely(!(++c->n_pauses % PAUSES_PER_YIELD)))
+		sched_yield();
+	CPU_NEXT(c, o);
+}
+
 INT_FN(mfence) { __asm__ volatile("mfence" : : : "memory"); CPU_NEXT(c, o); }
 INT_FN(lfence) { __asm__ volatile("lfence" : : : "memory"); CPU_NEXT(c, o); }
 INT_FN(sfence) { __asm__ volatile("sfence" : : : "memory"); CPU_NEXT(c, o); }
