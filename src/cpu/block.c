@@ -116,21 +116,21 @@ static struct cpu_block *build(struct vcpu *c, const struct acc_fetch *page, uns
 {
 	struct cpu_cache *k = c->cache;
 	unsigned off = start, n = 0;
+	struct mem_code *code_of = page->code;
+	uint8_t *hva = page->hva + start;
 	struct cpu_block *b;
 	bool end = false;
 	struct insn *in;
+	uint32_t gen;
 	uint8_t bytes[CPU_BLOCK_MAX * INSN_MAX_LEN];	/* as decoded: memory may change under us */
 
 	if (k->used + BLOCK_ROOM > ARENA_SIZE)
 		cpu_cache_flush(c);
-	b = arena_take(k, sizeof(*b) + (CPU_BLOCK_MAX + 1) * sizeof(struct cpu_op));
 	/* Generation, then marks, then bytes: a store that comes after the mark changes the generation taken here. */
-	b->gen = atomic_load_explicit(&page->code->gen, memory_order_acquire);
-	b->code = page->code;
-	b->hva = page->hva + start;
+	gen = atomic_load_explicit(&page->code->gen, memory_order_acquire);
 	in = (struct insn *)(k->arena + k->used);
 	while (!end && n < CPU_BLOCK_MAX && off < GW_PAGE_SIZE) {
-		struct cpu_op *o = &b->op[n];
+		struct cpu_op *o = &k->draft[n];
 		unsigned avail = GW_PAGE_SIZE - off;
 		uint8_t code[INSN_MAX_LEN + 1];
 		enum insn_status st;
@@ -165,12 +165,15 @@ static struct cpu_block *build(struct vcpu *c, const struct acc_fetch *page, uns
 		if (o->insn == in)
 			in = (struct insn *)((uint8_t *)in + ((sizeof(*in) + 15) & ~(size_t)15));
 	}
-	if (!n || *is_gone) {
-		k->used -= (sizeof(*b) + (CPU_BLOCK_MAX + 1) * sizeof(struct cpu_op) + 15) & ~(size_t)15;
+	if (!n || *is_gone)
 		return NULL;
-	}
-	finish(&b->op[n], end ? op_leave : op_end, off - start);
+	finish(&k->draft[n], end ? op_leave : op_end, off - start);
 	k->used = (size_t)((uint8_t *)in - k->arena);
+	b = arena_take(k, sizeof(*b) + (n + 1) * sizeof(struct cpu_op));
+	memcpy(b->op, k->draft, (n + 1) * sizeof(struct cpu_op));
+	b->gen = gen;
+	b->code = code_of;
+	b->hva = hva;
 	b->n = (uint16_t)n;
 	b->n_bytes = (uint16_t)(off - start);
 	b->bytes = arena_take(k, b->n_bytes);

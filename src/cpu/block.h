@@ -50,6 +50,7 @@ struct cpu_cache {
 	struct acc_fetch granted;
 	uint64_t granted_la;
 	bool has_granted;
+	struct cpu_op draft[CPU_BLOCK_MAX + 1];	/* of the block that is being built */
 	/* The instruction that runs alone: two operations, never cached. */
 	struct insn alone_insn;
 	struct cpu_op alone_op[2];

@@ -313,11 +313,6 @@ static int prepare(struct vcpu *c, struct translator *k)
 	k->meta = mmap(NULL, TR_META_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (k->meta == MAP_FAILED)
 		k->meta = NULL;
-	/* It holds copies of guest code, as the code itself does in a way: not for a core dump. */
-	if (k->meta)
-		madvise(k->meta, TR_META_SIZE, MADV_DONTDUMP);
-	madvise(k->rw, k->size, MADV_DONTDUMP);
-	madvise(k->rx, k->size, MADV_DONTDUMP);
 	k->compiler = calloc(1, tr_compiler_size());
 	if (!k->unit || !k->meta || !k->compiler)
 		return -ENOMEM;

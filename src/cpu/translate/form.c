@@ -58,8 +58,8 @@ static const struct form_row rows[N_INSN_OPS] = {
 	[I_LAHF] = { TK_PLAIN, 0, TF_ALL & ~TF_O, KEEPS }, [I_SAHF] = { TK_PLAIN, 0, 0, TF_ALL & ~TF_O, true },
 	[I_CLC] = { TK_PLAIN, 0, 0, TF_C, true }, [I_STC] = { TK_PLAIN, 0, 0, TF_C, true },
 	[I_CMC] = { TK_PLAIN, 0, TF_C, TF_C, true },
-	/* Not PAUSE: its handler lets other threads run. */
-	[I_MFENCE] = { TK_PLAIN, 0, 0, KEEPS }, [I_LFENCE] = { TK_PLAIN, 0, 0, KEEPS }, [I_SFENCE] = { TK_PLAIN, 0, 0, KEEPS },
+	[I_PAUSE] = { TK_PLAIN, 0, 0, KEEPS }, [I_MFENCE] = { TK_PLAIN, 0, 0, KEEPS }, [I_LFENCE] = { TK_PLAIN, 0, 0, KEEPS },
+	[I_SFENCE] = { TK_PLAIN, 0, 0, KEEPS },
 	[I_NOP] = { TK_NOTHING, 0, 0, KEEPS }, [I_GRP_NOP] = { TK_NOTHING, 0, 0, KEEPS }, [I_PREFETCH] = { TK_NOTHING, 0, 0, KEEPS },
 	[I_PUSH] = { TK_PUSH, 0, 0, KEEPS }, [I_POP] = { TK_POP, 0, 0, KEEPS }, [I_LEAVE] = { TK_LEAVE, 0, 0, KEEPS },
 	[I_JCC] = { TK_JCC, 0, COND, KEEPS }, [I_JMP_NEAR] = { TK_JMP, 0, 0, KEEPS }, [I_CALL_NEAR] = { TK_CALL, 0, 0, KEEPS },
