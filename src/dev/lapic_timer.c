@@ -97,11 +97,30 @@ uint32_t lapic_timer_current(const struct dev_lapic *l)
 	return left < l->regs[APIC_TMICT] ? (uint32_t)left : l->regs[APIC_TMICT];
 }
 
+/* Periods that were missed are lost, as a masked or pending vector would lose them. */
+static void count_expired(struct dev_lapic *l, uint64_t now)
+{
+	if (is_periodic(l)) {
+		uint64_t n_missed;
+
+		set_period(l);	/* it may have been counted as one-shot, which has no minimum */
+		n_missed = (now - l->target_ns) / l->period_ns;
+		count_until(l, l->target_ns + (n_missed + 1) * l->period_ns);
+	} else {
+		l->target_ns = 0;
+	}
+	lapic_deliver_local(l, APIC_LVTT);
+}
+
 void lapic_timer_write_lvt(struct dev_lapic *l, uint32_t value)
 {
 	uint32_t mask = APIC_LVT_MASKED | 0xff | 1u << LVTT_MODE_SHIFT;
 	bool was_deadline = is_deadline(l);
+	uint64_t now = dev_timers_now(l->chip->timers);
 
+	/* What is over is over by the old mode's rules, though the host's callback be late. */
+	if (l->target_ns && l->target_ns <= now)
+		count_expired(l, now);
 	if (l->features.has_tsc_deadline)
 		mask |= 2u << LVTT_MODE_SHIFT;
 	value &= mask;
@@ -150,21 +169,6 @@ void lapic_timer_write_deadline(struct dev_lapic *l, uint64_t tsc)
 uint64_t lapic_timer_read_deadline(const struct dev_lapic *l)
 {
 	return lapic_is_hw_enabled(l) && is_deadline(l) ? l->tsc_deadline : 0;
-}
-
-/* Periods that were missed are lost, as a masked or pending vector would lose them. */
-static void count_expired(struct dev_lapic *l, uint64_t now)
-{
-	if (is_periodic(l)) {
-		uint64_t n_missed;
-
-		set_period(l);	/* it may have been counted as one-shot, which has no minimum */
-		n_missed = (now - l->target_ns) / l->period_ns;
-		count_until(l, l->target_ns + (n_missed + 1) * l->period_ns);
-	} else {
-		l->target_ns = 0;
-	}
-	lapic_deliver_local(l, APIC_LVTT);
 }
 
 void lapic_timer_fn(struct dev_timer *timer, uint64_t now_ns)

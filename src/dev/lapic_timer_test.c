@@ -247,6 +247,29 @@ static void test_stale_callbacks(void **state)
 	assert_int_equal(take(rig), -1);
 }
 
+/* One-shot is over when its time is, not when the host gets round to it. */
+static void test_late_expiry_before_a_mode_change(void **state)
+{
+	struct rig *rig = *state;
+
+	start(rig, 0x41, BY_1, 1000000);
+	rig->now_ns += 1500000;
+	rig_apic_write(rig, 0, LVTT, PERIODIC | 0x42);
+	assert_int_equal(rig_apic_read(rig, 0, TMCCT), 0);
+	assert_int_equal(take(rig), 0x41);
+	rig_advance(rig, 5000000);
+	assert_int_equal(rig_apic_read(rig, 0, TMCCT), 0);
+	assert_int_equal(take(rig), -1);
+	start(rig, PERIODIC | 0x41, BY_1, 1000000);
+	rig->now_ns += 1500000;
+	rig_apic_write(rig, 0, LVTT, 0x42);
+	assert_int_equal(take(rig), 0x41);
+	assert_int_equal(rig_apic_read(rig, 0, TMCCT), 500000);
+	rig_advance(rig, 500000);
+	assert_int_equal(take(rig), 0x42);
+	assert_int_equal(take(rig), -1);
+}
+
 /* Modes change in flight without a reset of the count, as long as deadline mode is not involved. */
 static void test_mode_change_keeps_counting(void **state)
 {
@@ -341,6 +364,7 @@ int main(void)
 		T("a deadline follows a TSC that is moved", test_deadline_follows_the_tsc),
 		T("late callbacks of a moved timer do nothing", test_stale_callbacks),
 		T("one-shot and periodic exchange without a reset", test_mode_change_keeps_counting),
+		T("what expired unnoticed before a change of mode stays expired", test_late_expiry_before_a_mode_change),
 		T("the bus cycle scales and cannot overflow", test_bus_cycle),
 		T("saved timers go on where they were", test_restore),
 	};
