@@ -724,8 +724,8 @@ static void a_core_dump_has_no_private_bytes(void **state)
 /* kvmclock, wall clock and steal time where the guest says: in a private page nothing is written. */
 static void host_structures_do_not_reach_private_pages(void **state)
 {
-	struct { struct kvm_msrs head; struct kvm_msr_entry e[2]; } m = { .head.nmsrs = 2 };
-	struct { struct kvm_cpuid2 head; struct kvm_cpuid_entry2 e[100]; } c = { .head.nent = 100 };
+	struct { uint32_t n, pad; struct kvm_msr_entry e[2]; } m = { .n = 2 };
+	struct { uint32_t n, pad; struct kvm_cpuid_entry2 e[100]; } c = { .n = 100 };
 
 	assert_int_equal(pioctl(P.sys, KVM_GET_SUPPORTED_CPUID, &c), 0);
 	assert_int_equal(pioctl(P.vcpu[0], KVM_SET_CPUID2, &c), 0);
