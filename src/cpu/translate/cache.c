@@ -229,7 +229,7 @@ void tr_flush(struct vcpu *c)
 
 static bool take_options(struct translator *k, const char *s)
 {
-	bool on = true;
+	bool on = false;
 
 	k->chain = k->tlb = true;
 	k->hot = 16;
@@ -237,9 +237,7 @@ static bool take_options(struct translator *k, const char *s)
 	while (s && *s) {
 		size_t n = strcspn(s, ",");
 
-		if (n == 6 && !strncmp(s, "interp", n))
-			on = false;
-		else if (n == 9 && !strncmp(s, "translate", n))
+		if (n == 9 && !strncmp(s, "translate", n))
 			on = true;
 		else if (n == 8 && !strncmp(s, "no-chain", n))
 			k->chain = false;
