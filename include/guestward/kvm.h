@@ -170,10 +170,10 @@ struct gw_set_trace {
  * an unknown bit or flags: -EINVAL. Names, payloads and what a re-entry does are the RFC v2 series'; its numbers (capabilities
  * 235 and 236, exits 39 and 40) mean other things in today's KVM: GW_CAP_HEKI_RFC_NUMBERS switches a VM to them.
  */
-#define KVM_CAP_HEKI_CONFIGURE		(GW_CAP_BASE + 0x10)
-#define KVM_CAP_HEKI_DENIAL		(GW_CAP_BASE + 0x11)
-#define GW_CAP_HEKI			(GW_CAP_BASE + 0x12)	/* 1: the GW_HEKI_* ioctls */
-#define GW_CAP_HEKI_RFC_NUMBERS		(GW_CAP_BASE + 0x13)
+#define KVM_CAP_HEKI_CONFIGURE		(GW_CAP_BASE + 0x30)
+#define KVM_CAP_HEKI_DENIAL		(GW_CAP_BASE + 0x31)
+#define GW_CAP_HEKI			(GW_CAP_BASE + 0x32)	/* 1: the GW_HEKI_* ioctls */
+#define GW_CAP_HEKI_RFC_NUMBERS		(GW_CAP_BASE + 0x33)
 #define KVM_EXIT_HEKI_CONFIGURE		(GW_EXIT_BASE + 0x10)
 #define KVM_EXIT_HEKI_DENIAL		(GW_EXIT_BASE + 0x11)
 #define GW_HEKI_RFC_CAP_CONFIGURE	235

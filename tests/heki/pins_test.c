@@ -372,7 +372,7 @@ static void capabilities(void **state)
 		assert_int_equal(rig_ioctl(r.vm, KVM_ENABLE_CAP, &c), 0);
 	}
 	/* A VM that asks for nothing keeps KVM's numbers. */
-	assert_int_equal(rig_ioctl_n(r.vm, KVM_CHECK_EXTENSION, 235), rig_ioctl_n(r.sys, KVM_CHECK_EXTENSION, KVM_CAP_VM_TYPES));
+	assert_int_equal(rig_ioctl_n(r.vm, KVM_CHECK_EXTENSION, 235), rig_ioctl_n(r.vm, KVM_CHECK_EXTENSION, KVM_CAP_VM_TYPES));
 	c = (struct kvm_enable_cap){ .cap = 236, .args = { 3 } };
 	assert_int_equal(rig_ioctl(r.vm, KVM_ENABLE_CAP, &c), -EINVAL);
 	rig_close(&r);
