@@ -50,18 +50,26 @@ static void on_alarm(int sig)
 	(void)sig;
 }
 
+/* Closed pages on both sides: what is written outside is seen, and a pointer bent over the end is a bad one wherever the host maps it. */
+static uint8_t *fenced(size_t size, int flags)
+{
+	uint8_t *p = mmap(NULL, size + 2 * 4096, PROT_NONE, flags | MAP_ANONYMOUS, -1, 0);
+
+	if (p == MAP_FAILED || mprotect(p + 4096, size, PROT_READ | PROT_WRITE))
+		abort();
+	return p + 4096;
+}
+
 static void start(void)
 {
 	struct sigaction sa = { .sa_handler = on_alarm };
 	struct itimerval every = { { 0, 2000 }, { 0, 2000 } };
 
-	f.ram = mmap(NULL, RAM, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	f.arg = mmap(NULL, ARG, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	f.out = mmap(NULL, RAM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	f.ram = fenced(RAM, MAP_SHARED);
+	f.arg = fenced(ARG, MAP_PRIVATE);
+	f.out = fenced(RAM, MAP_PRIVATE);
 	f.event[0] = eventfd(0, EFD_NONBLOCK);
 	f.event[1] = eventfd(0, EFD_NONBLOCK);
-	if (f.ram == MAP_FAILED || f.arg == MAP_FAILED || f.out == MAP_FAILED)
-		abort();
 	sigaction(SIGALRM, &sa, NULL);
 	setitimer(ITIMER_REAL, &every, NULL);
 }
@@ -125,6 +133,10 @@ static void tame(unsigned long nr)
 	case GW_DUMP:
 		((struct gw_dump *)(void *)f.arg)->buf = (uintptr_t)f.out;
 		((struct gw_dump *)(void *)f.arg)->size %= RAM;
+		break;
+	case GW_MAP:
+		((struct gw_map *)(void *)f.arg)->buf = (uintptr_t)f.out;
+		((struct gw_map *)(void *)f.arg)->size %= RAM;
 		break;
 	case KVM_SET_SIGNAL_MASK:
 		/* The alarm must come through. */
