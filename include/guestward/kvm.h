@@ -174,8 +174,8 @@ struct gw_set_trace {
 #define KVM_CAP_HEKI_DENIAL		(GW_CAP_BASE + 0x31)
 #define GW_CAP_HEKI			(GW_CAP_BASE + 0x32)	/* 1: the GW_HEKI_* ioctls */
 #define GW_CAP_HEKI_RFC_NUMBERS		(GW_CAP_BASE + 0x33)
-#define KVM_EXIT_HEKI_CONFIGURE		(GW_EXIT_BASE + 0x10)
-#define KVM_EXIT_HEKI_DENIAL		(GW_EXIT_BASE + 0x11)
+#define KVM_EXIT_HEKI_CONFIGURE		(GW_EXIT_BASE + 0x30)
+#define KVM_EXIT_HEKI_DENIAL		(GW_EXIT_BASE + 0x31)
 #define GW_HEKI_RFC_CAP_CONFIGURE	235
 #define GW_HEKI_RFC_CAP_DENIAL		236
 #define GW_HEKI_RFC_EXIT_CONFIGURE	39
@@ -256,9 +256,9 @@ struct gw_run_heki_denial {
  * unknown or unmasked bits, unaligned or empty range, NR without NW and NX. */
 #define GW_HEKI_ATTR_CLEAR	(1ull << 0)
 struct gw_heki_attributes { __u64 address, size, attributes, mask, flags; };
-#define GW_HEKI_SET_ATTRIBUTES	_IOW(GW_IOCTL_TYPE, 0xD0, struct gw_heki_attributes)
+#define GW_HEKI_SET_ATTRIBUTES	_IOW(GW_IOCTL_TYPE, 0xF0, struct gw_heki_attributes)
 /* In: address. Out: the first range with attributes at or after it; -ENOENT: none. Runs may come in pieces. */
-#define GW_HEKI_GET_ATTRIBUTES	_IOWR(GW_IOCTL_TYPE, 0xD1, struct gw_heki_attributes)
+#define GW_HEKI_GET_ATTRIBUTES	_IOWR(GW_IOCTL_TYPE, 0xF1, struct gw_heki_attributes)
 
 #define GW_HEKI_INJECT_DEFAULT	0
 #define GW_HEKI_INJECT_RFC	1
@@ -271,19 +271,19 @@ struct gw_heki_attributes { __u64 address, size, attributes, mask, flags; };
 #define GW_HEKI_POLICY_SHIELD		(1ull << 3)
 #define GW_HEKI_POLICY_KPROBES		(1ull << 4)
 struct gw_heki_policy { __u32 inject, dynamic; __u64 flags; };
-#define GW_HEKI_SET_POLICY	_IOW(GW_IOCTL_TYPE, 0xD2, struct gw_heki_policy)
-#define GW_HEKI_GET_POLICY	_IOR(GW_IOCTL_TYPE, 0xD3, struct gw_heki_policy)
+#define GW_HEKI_SET_POLICY	_IOW(GW_IOCTL_TYPE, 0xF2, struct gw_heki_policy)
+#define GW_HEKI_GET_POLICY	_IOR(GW_IOCTL_TYPE, 0xF3, struct gw_heki_policy)
 
 /* Pins, lock and default of the VM, for save and restore (attributes: see above). Setting assigns. */
 struct gw_heki_state { __u64 pinned_cr0, pinned_cr4, locked, default_attributes; };
-#define GW_HEKI_GET_STATE	_IOR(GW_IOCTL_TYPE, 0xD4, struct gw_heki_state)
-#define GW_HEKI_SET_STATE	_IOW(GW_IOCTL_TYPE, 0xD5, struct gw_heki_state)
+#define GW_HEKI_GET_STATE	_IOR(GW_IOCTL_TYPE, 0xF4, struct gw_heki_state)
+#define GW_HEKI_SET_STATE	_IOW(GW_IOCTL_TYPE, 0xF5, struct gw_heki_state)
 /* vCPU: the pins it is held to (0 until all are set in its registers). */
 struct gw_heki_vcpu { __u64 held_cr0, held_cr4; };
-#define GW_HEKI_GET_VCPU	_IOR(GW_IOCTL_TYPE, 0xD6, struct gw_heki_vcpu)
-#define GW_HEKI_SET_VCPU	_IOW(GW_IOCTL_TYPE, 0xD7, struct gw_heki_vcpu)
+#define GW_HEKI_GET_VCPU	_IOR(GW_IOCTL_TYPE, 0xF6, struct gw_heki_vcpu)
+#define GW_HEKI_SET_VCPU	_IOW(GW_IOCTL_TYPE, 0xF7, struct gw_heki_vcpu)
 /* VM, number: drop pins, attributes and lock, as a machine that is reset by its owner. 1: frames without W are zeroed first. */
-#define GW_HEKI_RESET		_IO(GW_IOCTL_TYPE, 0xD8)
+#define GW_HEKI_RESET		_IO(GW_IOCTL_TYPE, 0xF8)
 
 #define GW_HEKI_EV_DENIED	0
 #define GW_HEKI_EV_PINNED	1	/* gpa: 0 or 4; value: all pins */
@@ -305,12 +305,12 @@ struct gw_heki_event {
 };
 /* GW_HEKI_EVENTS (VM): events after @seq into @buf, at most @max. Returns how many. A gap in seq: events were overwritten. */
 struct gw_heki_events { __u64 seq, buf; __u32 max, pad; };
-#define GW_HEKI_EVENTS		_IOW(GW_IOCTL_TYPE, 0xD9, struct gw_heki_events)
+#define GW_HEKI_EVENTS		_IOW(GW_IOCTL_TYPE, 0xF9, struct gw_heki_events)
 struct gw_heki_counters {
 	__u64 denied_read, denied_write, denied_fetch, denied_walk, denied_pv, denied_cr, denied_reg;
 	__u64 pokes, sealed, released, hypercalls, refused, exits, store_bytes, lock_ns;
 };
-#define GW_HEKI_COUNTERS	_IOR(GW_IOCTL_TYPE, 0xDA, struct gw_heki_counters)
+#define GW_HEKI_COUNTERS	_IOR(GW_IOCTL_TYPE, 0xFA, struct gw_heki_counters)
 
 _Static_assert(sizeof(struct gw_run_heki_configure) == 64 && sizeof(struct gw_run_heki_denial) == 64, "ABI");
 _Static_assert(sizeof(struct gw_heki_event) == 112, "ABI");
