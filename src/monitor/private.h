@@ -131,14 +131,14 @@ struct monitor {
 	_Atomic bool is_attached, is_stopped;
 	_Atomic unsigned session;		/* bumped by every attach and detach */
 	_Atomic bool is_policy_pause;
-	bool is_required;
+	_Atomic bool is_required;
 	uint32_t door, policy;
 	_Atomic bool blanket;
 	const struct mon_door_ops *ops;
 	pthread_mutex_t door_lock;		/* send and pull against close; below lock, above mon_vcpu.lock */
 	_Atomic uint32_t walks;			/* enum gw_mon_walks */
 	bool is_walk_judge;
-	bool has_views;
+	_Atomic bool has_views;
 	unsigned max_views;
 	struct mon_view *_Atomic view[MON_MAX_VIEWS];	/* never freed before the monitor */
 	struct mon_subs subs;
