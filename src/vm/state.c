@@ -189,11 +189,6 @@ int vm_set_xsave(struct vm_vcpu *v, const uint8_t area[4096])
 	return cpu_xsave_set(&v->c, area, 4096);
 }
 
-static bool has_xsave(const struct vm_vcpu *v)
-{
-	return !v->has_cpuid || vm_cpuid_has(&v->c, 1, 2, 26);
-}
-
 int vm_get_xcrs(struct vm_vcpu *v, struct kvm_xcrs *x)
 {
 	memset(x, 0, sizeof(*x));
@@ -204,7 +199,8 @@ int vm_get_xcrs(struct vm_vcpu *v, struct kvm_xcrs *x)
 
 int vm_set_xcrs(struct vm_vcpu *v, const struct kvm_xcrs *x)
 {
-	if (!has_xsave(v) || x->nr_xcrs > KVM_MAX_XCRS || x->flags)
+	/* A guest without XSAVE has an XCR0 all the same, which must be 1. */
+	if (x->nr_xcrs > KVM_MAX_XCRS || x->flags)
 		return -EINVAL;
 	for (unsigned i = 0; i < x->nr_xcrs; i++) {
 		/* Only XCR0 exists; others are not looked at. */

@@ -226,7 +226,8 @@ uint64_t cpu_xcr0_supported(const struct vcpu *c)
 
 bool cpu_xcr0_valid(const struct vcpu *c, uint64_t v)
 {
-	if (!(v & XCR0_X87) || v & ~cpu_xcr0_supported(c))
+	/* x87 is there whatever CPUID says. */
+	if (!(v & XCR0_X87) || v & ~(cpu_xcr0_supported(c) | XCR0_X87))
 		return false;
 	return !(v & XCR0_AVX) || v & XCR0_SSE;
 }
