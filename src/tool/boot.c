@@ -55,14 +55,32 @@ static int say_no(struct err *err, const char *name, const char *value)
 	return err_set(err, "cannot set %s=%s: %s", name, value, strerror(errno));
 }
 
+/* The options stand behind what the environment says: the last word counts. */
+static int set_engine(const struct boot_options *o)
+{
+	const char *was = getenv("GUESTWARD_ENGINE");
+	char words[256];
+	int n;
+
+	if (!o->engine && !o->no_chain && !o->no_tlb)
+		return 0;
+	n = snprintf(words, sizeof(words), "%s%s%s%s%s", was ? was : "", was ? "," : "", o->engine ? o->engine : "",
+		     o->no_chain ? ",no-chain" : "", o->no_tlb ? ",no-tlb" : "");
+	if ((size_t)n >= sizeof(words)) {
+		errno = E2BIG;
+		return -1;
+	}
+	return setenv("GUESTWARD_ENGINE", words, 1);
+}
+
 static int prepare_library(const struct boot_options *o, struct err *err)
 {
 	/* So that `guestward dump` can ask; a client that set it to something else keeps its choice. */
 	setenv("GUESTWARD_CONTROL", "1", 0);
 	if (o->trace && setenv("GUESTWARD_TRACE", o->trace, 1) < 0)
 		return say_no(err, "GUESTWARD_TRACE", o->trace);
-	if (o->engine && setenv("GUESTWARD_ENGINE", o->engine, 1) < 0)
-		return say_no(err, "GUESTWARD_ENGINE", o->engine);
+	if (set_engine(o) < 0)
+		return say_no(err, "GUESTWARD_ENGINE", "...");
 	if (o->verbose || o->trace)
 		gw_set_log(log_line, NULL);
 	return 0;

@@ -25,7 +25,7 @@ struct boot_options {
 	bool is_private;
 	const char *engine, *trace, *protect;
 	enum heki_on_denial on_denial;
-	bool verbose, stats;
+	bool verbose, stats, no_chain, no_tlb;
 	const struct backend *backend;
 	char **command;				/* after --, NULL-terminated; NULL: none */
 };

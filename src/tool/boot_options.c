@@ -12,7 +12,7 @@
 enum key {
 	KEY_KERNEL = 'k', KEY_INITRD = 'i', KEY_APPEND = 'a', KEY_MEMORY = 'm', KEY_CPUS = 'c', KEY_DISK = 'd', KEY_VERBOSE = 'v', KEY_PRIVATE = 0x80,
 	KEY_CMDLINE = 0x100, KEY_MODULES, KEY_BUSYBOX, KEY_FILE, KEY_SAVE_INITRD, KEY_PROTOCOL, KEY_DECOMPRESS, KEY_STATS, KEY_TRACE, KEY_ENGINE,
-	KEY_BACKEND, KEY_PROTECT, KEY_ON_DENIAL,
+	KEY_BACKEND, KEY_PROTECT, KEY_ON_DENIAL, KEY_NO_CHAIN, KEY_NO_TLB,
 };
 
 static const struct argp_option rows[] = {
@@ -35,7 +35,9 @@ static const struct argp_option rows[] = {
 	{ "on-denial", KEY_ON_DENIAL, "WHAT", 0, "what a denied access does: inject an exception (default), stop, pause, or ignore", 4 },
 	{ "stats", KEY_STATS, NULL, 0, "print counters at the end, on standard error", 4 },
 	{ "trace", KEY_TRACE, "LIST", 0, "trace the engine: names of trace rows, see guestward(1)", 4 },
-	{ "engine", KEY_ENGINE, "NAME", 0, "which execution engine", 4 },
+	{ "engine", KEY_ENGINE, "NAME", 0, "which execution engine: translate (default) or interp", 4 },
+	{ "no-chain", KEY_NO_CHAIN, NULL, 0, "translated blocks do not branch to each other: to find an engine's fault", 4 },
+	{ "no-tlb", KEY_NO_TLB, NULL, 0, "translated code leaves every memory access to the interpreter: likewise", 4 },
 	{ "verbose", KEY_VERBOSE, NULL, 0, "say what is done, and how the machine ended", 4 },
 	{ "backend", KEY_BACKEND, "NAME", OPTION_HIDDEN, "guestward, or kvm for the kernel's own", 4 },
 	{ 0 }
@@ -117,6 +119,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	static const struct choice denials[] = {
 		{ "inject", ON_DENIAL_INJECT }, { "stop", ON_DENIAL_STOP }, { "pause", ON_DENIAL_PAUSE }, { "ignore", ON_DENIAL_IGNORE },
 	};
+	static const struct choice engines[] = { { "translate", 0 }, { "interp", 1 } };
 	struct boot_options *o = state->input;
 
 	switch (key) {
@@ -128,7 +131,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case KEY_BUSYBOX: o->busybox = arg; break;
 	case KEY_SAVE_INITRD: o->save_initrd = arg; break;
 	case KEY_TRACE: o->trace = arg; break;
-	case KEY_ENGINE: o->engine = arg; break;
+	case KEY_ENGINE: o->engine = engines[choose(state, "engine", arg, engines, 2)].name; break;
+	case KEY_NO_CHAIN: o->no_chain = true; break;
+	case KEY_NO_TLB: o->no_tlb = true; break;
 	case KEY_PRIVATE: o->is_private = true; break;
 	case KEY_STATS: o->stats = true; break;
 	case KEY_VERBOSE: o->verbose = true; break;

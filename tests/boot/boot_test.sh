@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # Boots Debian's kernel and looks at what comes out. TAP on standard output; one row a behaviour.
-# Usage: boot_test.sh GUESTWARD CACHE [SUITE]   SUITE: quick (default), all; generic, 6.12: other kernels, a few rows
-# GUESTWARD_ENGINE chooses the engine, as always.
+# Usage: boot_test.sh GUESTWARD CACHE [SUITE]   SUITE: quick (default), all; generic, 6.12: other kernels, a few rows;
+#        interp: a few rows with the interpreter. GUESTWARD_ENGINE chooses the engine of the others, as always.
 set -u
 gw=$1 cache=$2 suite=${3:-quick}
 dir=$(mktemp -d)
@@ -23,15 +23,17 @@ check() { # NAME STATUS-WANTED STATUS [GREP-PATTERN...]: every pattern must be i
 	done
 	ok "$name"
 }
-boot() { timeout -k 5 "${LIMIT:-240}" "$gw" boot --kernel="$k/kernel" --modules="$k/modules" "$@" </dev/null >"$dir/out" 2>&1; }
+boot() { timeout -k 5 "${LIMIT:-240}" "$gw" boot $engine --kernel="$k/kernel" --modules="$k/modules" "$@" </dev/null >"$dir/out" 2>&1; }
 
 if [ ! -e "$k/kernel" ]; then
 	echo "1..0 # SKIP no kernel for '$suite' in $cache: see tools/fetch-kernel"
 	exit 0
 fi
 
+[ "$suite" = interp ] && engine=--engine=interp || engine=
+
 boot; check 'the default guest shows itself and powers off' 0 $? 'Linux' 'Power down'
-if [ "$suite" = generic ] || [ "$suite" = 6.12 ]; then
+if [ "$suite" = generic ] || [ "$suite" = 6.12 ] || [ "$suite" = interp ]; then
 	boot --cpus=2 -- sh -c 'uname -r; nproc; exit 3'; check "two CPUs, and a command's exit status comes back" 3 $? 'amd64' '^2'
 	echo "1..$n"
 	exit 0
@@ -92,6 +94,10 @@ child=$(pgrep -P $pid 2>/dev/null || ps -o pid= --ppid $pid | tr -d ' ')
 "$gw" map 1 > "$dir/out" 2>&1; check 'map of a process without VMs is refused' 1 $? 'has no VM'
 kill -TERM $pid; wait $pid 2>/dev/null
 
+for option in --no-chain --no-tlb; do
+	boot $option -- sh -c 'echo $((6 * 7)); exit 4'; check "$option changes nothing but speed" 4 $? '^42'
+done
+"$gw" boot --engine=fast --kernel="$k/kernel" </dev/null >"$dir/out" 2>&1; check 'an engine that does not exist is refused' 2 $? fast
 if [ "$suite" = all ]; then
 	boot --decompress=guest -- sh -c 'exit 5'; check "the kernel's own decompressor works" 5 $?
 	boot --protocol=pvh -- sh -c 'exit 6'; check 'the kernel enters by PVH' 6 $?

@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "cpu/translate/emit.h"
 
 /* See cpu/host/stub.c: code written through another address is executed after a serializing instruction only. */
@@ -227,29 +228,51 @@ void tr_flush(struct vcpu *c)
 	c->stats.tr_flushes++;
 }
 
+static bool is_word(const char *s, size_t n, const char *word)
+{
+	return n == strlen(word) && !strncmp(s, word, n);
+}
+
+/* "NAME=number" within the bounds, ended by a comma or the end. */
+static bool is_number(const char *s, size_t n, const char *name, unsigned max, unsigned *v)
+{
+	size_t at = strlen(name);
+	unsigned long got;
+	char *end;
+
+	if (n <= at || strncmp(s, name, at) || s[at] < '0' || s[at] > '9')
+		return false;
+	got = strtoul(s + at, &end, 10);
+	if (end != s + n || got < 1 || got > max)
+		return false;
+	*v = (unsigned)got;
+	return true;
+}
+
 static bool take_options(struct translator *k, const char *s)
 {
-	bool on = false;
+	unsigned mib = TR_CODE_SIZE >> 20;
+	bool on = true;
 
 	k->chain = k->tlb = true;
 	k->hot = 16;
-	k->size = TR_CODE_SIZE;
 	while (s && *s) {
 		size_t n = strcspn(s, ",");
 
-		if (n == 9 && !strncmp(s, "translate", n))
+		if (is_word(s, n, "interp"))
+			on = false;
+		else if (is_word(s, n, "translate"))
 			on = true;
-		else if (n == 8 && !strncmp(s, "no-chain", n))
+		else if (is_word(s, n, "no-chain"))
 			k->chain = false;
-		else if (n == 6 && !strncmp(s, "no-tlb", n))
+		else if (is_word(s, n, "no-tlb"))
 			k->tlb = false;
-		else if (n > 4 && !strncmp(s, "hot=", 4))
-			k->hot = (unsigned)strtoul(s + 4, NULL, 10);
-		else if (n > 5 && !strncmp(s, "code=", 5))
-			k->size = (uint32_t)(strtoul(s + 5, NULL, 10) % 1024) << 20;
+		else if (n && !is_number(s, n, "hot=", 60000, &k->hot) && !is_number(s, n, "code=", 1023, &mib))
+			gw_log(GW_LOG_WARN, "GUESTWARD_ENGINE: '%.*s' means nothing", (int)n, s);
 		s += n + (s[n] == ',');
 	}
-	return on && k->size >= 1u << 20;
+	k->size = mib << 20;
+	return on;
 }
 
 #ifndef HWCAP2_FSGSBASE

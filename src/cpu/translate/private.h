@@ -18,7 +18,7 @@
 
 #include "cpu/translate/translate.h"
 
-#define TR_CODE_SIZE	(64u << 20)	/* default; GUESTWARD_TRANSLATE_MB */
+#define TR_CODE_SIZE	(64u << 20)	/* default; code=MIB of GUESTWARD_ENGINE */
 #define TR_UNIT_ROOM	(48u << 10)	/* no unit is longer */
 #define TR_META_SIZE	(24u << 20)
 #define TR_JUMP_BITS	13
