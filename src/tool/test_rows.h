@@ -43,8 +43,8 @@ static inline int tests_run(const char *group, struct tests *t)
 /* The text must contain the fragment. */
 static inline void assert_says(const char *text, const char *fragment)
 {
-	if (!strstr(text, fragment))
-		fail_msg("'%s' does not say '%s'", text, fragment);
+	if (!text || !strstr(text, fragment))
+		fail_msg("'%s' does not say '%s'", text ? text : "", fragment);
 }
 
 /* Reproducible noise: xorshift. */

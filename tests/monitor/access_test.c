@@ -227,7 +227,7 @@ static void seed(uint32_t walks, bool watch_page, unsigned n_walk, unsigned n_ac
 	assert_int_equal(walk, n_walk);
 	assert_int_equal(access, n_access);
 	if (access)
-		assert_int_equal(*(uint64_t *)(void *)r.before, 0);
+		assert_memory_equal(r.before, (uint64_t[1]){ 0 }, 8);
 	assert_int_equal(*(uint64_t *)(void *)(r.ram + PAGE_A), 0x1122334455667788);
 	/* In deny mode the walker could not write; otherwise it has set both bits. */
 	assert_int_equal(*rig_pte(&r, FAR_A) & 0x60, walks == GW_MON_WALKS_DENY ? 0 : 0x60);

@@ -350,6 +350,13 @@ static uint64_t number(const char *name, uint64_t otherwise)
 	return s ? strtoull(s, NULL, 0) : otherwise;
 }
 
+static void free_all(struct rig *oracle, struct rig *const *rig, size_t n)
+{
+	rig_free(oracle);
+	for (size_t e = 0; e < n; e++)
+		rig_free(rig[e]);
+}
+
 int main(int argc, char **argv)
 {
 	static const char *const engines[] = { "translate,hot=1", "translate,hot=3", "translate,hot=1,no-chain", "translate,hot=1,no-tlb" };
@@ -370,6 +377,7 @@ int main(int argc, char **argv)
 	}
 	if (!rig_vcpu(rig[0])->translator) {
 		printf("1..0 # SKIP no translator in this build or on this host\n");
+		free_all(oracle, rig, ARRAY_SIZE(engines));
 		return 0;
 	}
 	find_forms(rig_features(oracle));
@@ -400,6 +408,7 @@ int main(int argc, char **argv)
 		printf("%sok %u - the interpreter and GUESTWARD_ENGINE=%s end all programs alike\n", wrong[e] ? "not " : "", e + 1, engines[e]);
 		bad |= wrong[e];
 	}
+	free_all(oracle, rig, ARRAY_SIZE(engines));
 	/* A test in which every program dies early tests nothing. */
 	printf("%sok %zu - enough programs come to their end (%u)\n", ended * 4 > n ? "" : "not ", ARRAY_SIZE(engines) + 1, ended);
 	return bad || ended * 4 <= n;

@@ -41,6 +41,7 @@ struct rig_result {
 struct rig;
 /* @engine: what GUESTWARD_ENGINE says. NULL: out of memory, or no translator here. */
 struct rig *rig_new(const char *engine);
+void rig_free(struct rig *g);
 const bool *rig_features(const struct rig *g);
 struct vcpu *rig_vcpu(struct rig *g);
 void rig_run(struct rig *g, const struct rig_program *p, struct rig_result *r);
