@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "access/access_private.h"
+#include "mem/gmem_seal.h"
 
 /* The mutant is for tests/shape, which must notice. */
 #ifdef ACC_MUTANT_NO_WAIT
@@ -86,6 +87,7 @@ static void resume(struct acc_cpu *cpu)
 	cpu->map = atomic_load_explicit(&vm->map, memory_order_acquire);
 	cpu->priv->answered = vm->ticket;
 	cpu->priv->running = true;
+	mem_seal_open();
 }
 
 static void post_range(struct acc_pending *w, uint64_t first, uint64_t last, unsigned rights)
@@ -187,6 +189,7 @@ void acc_leave(struct acc_cpu *cpu)
 	park(cpu);
 	pthread_mutex_unlock(&cpu->vm->lock);
 	inside = NULL;
+	mem_seal_close();
 }
 
 void acc_safe_point(struct acc_cpu *cpu)
@@ -235,16 +238,20 @@ void acc_host_begin(struct acc_vm *vm)
 {
 	if (inside)
 		return;
-	if (host_depth++ == 0)
+	if (host_depth++ == 0) {
 		pthread_rwlock_rdlock(&vm->host);
+		mem_seal_open();
+	}
 }
 
 void acc_host_end(struct acc_vm *vm)
 {
 	if (inside)
 		return;
-	if (--host_depth == 0)
+	if (--host_depth == 0) {
+		mem_seal_close();
 		pthread_rwlock_unlock(&vm->host);
+	}
 }
 
 /* Sections that began before this call have ended when it returns. */

@@ -70,7 +70,9 @@ static int reserve(struct mem_gmem *g, uint64_t align)
 		munmap(p, (size_t)(at - p));
 	if (at + size != p + size + align)
 		munmap(at + size, (size_t)(p + align - at));
-	if (madvise(at, size, MADV_DONTDUMP) || madvise(at, size, MADV_DONTFORK)) {
+	g->sealed = (struct mem_sealed){ .at = at, .size = size };
+	if (madvise(at, size, MADV_DONTDUMP) || madvise(at, size, MADV_DONTFORK) || mem_seal_add(&g->sealed)) {
+		mem_seal_remove(&g->sealed);
 		munmap(at, size);
 		return -ENOMEM;
 	}
@@ -78,6 +80,17 @@ static int reserve(struct mem_gmem *g, uint64_t align)
 	madvise(at, size, align ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 	g->base = at;
 	return 0;
+}
+
+/* Also for a vCPU's thread that is inside: it never populates there. */
+static int populate_sealed(struct mem_gmem *g, uint64_t page, uint64_t n)
+{
+	int err;
+
+	mem_seal_open();
+	err = populate(g->base + (page << GW_PAGE_SHIFT), n);
+	mem_seal_close();
+	return err;
 }
 
 static int anonymous_open(struct mem_gmem *g)
@@ -117,14 +130,14 @@ static int anonymous_allocate(struct mem_gmem *g, uint64_t page, uint64_t n)
 {
 	int err = reserve(g, 0);
 
-	return err ? err : populate(g->base + (page << GW_PAGE_SHIFT), n);
+	return err ? err : populate_sealed(g, page, n);
 }
 
 static int huge_allocate(struct mem_gmem *g, uint64_t page, uint64_t n)
 {
 	int err = reserve(g, HUGE_SIZE);
 
-	return err ? err : populate(g->base + (page << GW_PAGE_SHIFT), n);
+	return err ? err : populate_sealed(g, page, n);
 }
 
 static int anonymous_punch(struct mem_gmem *g, uint64_t page, uint64_t n)
@@ -145,8 +158,10 @@ static int anonymous_resident(struct mem_gmem *g, uint64_t page, uint64_t n, uin
 
 static void anonymous_close(struct mem_gmem *g)
 {
-	if (g->base)
+	if (g->base) {
+		mem_seal_remove(&g->sealed);
 		munmap(g->base, bytes_of(g));
+	}
 	g->base = NULL;
 }
 

@@ -13,6 +13,7 @@
 
 #include <stdatomic.h>
 
+#include "mem/gmem_seal.h"
 #include "mem/mem.h"
 
 /* ---- kinds: gmem_kinds.c ----------------------------------------------------------------------------------------------- */
@@ -84,6 +85,7 @@ struct mem_gmem {
 	struct mem_gmem_binding *bindings;
 	/* The store's. */
 	uint8_t *base;
+	struct mem_sealed sealed;
 	int fd;
 };
 

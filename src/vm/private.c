@@ -455,7 +455,9 @@ static int populate_page(struct vm *vm, uint64_t gfn, const uint8_t *bytes)
 	if (is_second_side(vm, s->gmem, s->gmem_page + (gfn - s->first.v), 1))
 		return -ENOSPC;
 	to = mem_slot_gmem_hva(s, gfn_gpa(GFN(gfn)));
+	mem_seal_open();
 	memcpy(to, bytes, GW_PAGE_SIZE);
+	mem_seal_close();
 	acc_code_drop(vm->acc, to, GW_PAGE_SIZE);
 	return 0;
 }

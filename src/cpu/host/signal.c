@@ -17,6 +17,7 @@
 
 #include "cpu/host/host_private.h"
 #include "cpu/translate/translate.h"
+#include "mem/gmem_seal.h"
 
 static const int signals[] = { SIGFPE, SIGSEGV, SIGBUS, SIGILL };
 #define N_SIGNALS ARRAY_SIZE(signals)
@@ -32,6 +33,7 @@ void cpu_signal_guard_enter(struct cpu_signal_guard *g, struct vcpu *c)
 {
 	g->c = c;
 	g->outer = current;
+	g->seal = mem_seal_save();
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 	current = g;
 }
@@ -85,6 +87,7 @@ static void memory_fault(struct cpu_signal_guard *g, int sig, const siginfo_t *i
 	if (uc->uc_mcontext.fpregs)
 		host_fpu_rescue(g->c, (const uint8_t *)uc->uc_mcontext.fpregs);
 	g->c->host_fault_hva = (uintptr_t)info->si_addr;
+	mem_seal_restore(g->seal);
 	siglongjmp(g->recover, 1);
 }
 

@@ -15,6 +15,7 @@ struct cpu_signal_guard {
 	sigjmp_buf recover;
 	struct vcpu *c;
 	struct cpu_signal_guard *outer;
+	uint32_t seal;
 };
 void cpu_signal_guard_enter(struct cpu_signal_guard *g, struct vcpu *c);
 void cpu_signal_guard_leave(struct cpu_signal_guard *g);
