@@ -313,6 +313,8 @@ int main(void)
 	static char names[ARRAY_SIZE(tests)][96];
 	unsigned n = 0;
 
+	/* These tests stand for guests and touch the bytes all the time; tests/private has the seal. */
+	setenv("GUESTWARD_SEAL", "off", 1);
 	tests[n++] = (struct CMUnitTest){ .name = "kinds follow a model", .test_func = kinds_follow_a_model };
 	tests[n++] = (struct CMUnitTest){ .name = "the whole space costs nothing", .test_func = the_whole_space_costs_nothing };
 	tests[n++] = (struct CMUnitTest){ .name = "uniform memory is cheap", .test_func = uniform_memory_is_cheap };
