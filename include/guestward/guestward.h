@@ -49,6 +49,16 @@ GW_PUBLIC int gw_close(int fd);
 /* Is this one of our descriptors? */
 GW_PUBLIC int gw_owns(int fd);
 
+/*
+ * Signals. No handler runs inside KVM_RUN: one that comes ends the call with -EINTR and runs after it, as in the kernel. Without
+ * more being said that costs two system calls a KVM_RUN, to block the thread's signals and to give its mask back. A client that
+ * sets all its handlers with gw_sigaction() (as sigaction(2), but -errno) saves them by saying so once with gw_own_signals(1);
+ * 0 takes the word back.
+ */
+struct sigaction;
+GW_PUBLIC int gw_sigaction(int sig, const struct sigaction *act, struct sigaction *old);
+GW_PUBLIC void gw_own_signals(int all);
+
 /* Where the library's messages go: one line, no newline. NULL (the default): nowhere. */
 typedef void gw_log_fn(void *opaque, int level, const char *line);
 GW_PUBLIC void gw_set_log(gw_log_fn *fn, void *opaque);

@@ -27,7 +27,7 @@ int gw_open(void)
 
 long gw_ioctl(int fd, unsigned long request, unsigned long arg)
 {
-	struct kvm_file *f = kvm_file_get(fd);
+	struct kvm_file *f = (uint32_t)request == KVM_RUN ? kvm_file_get_seen(fd) : kvm_file_get(fd);
 	long ret;
 
 	if (!f)
@@ -115,6 +115,16 @@ int gw_kind(int fd)
 int gw_close(int fd)
 {
 	return kvm_file_close(fd);
+}
+
+int gw_sigaction(int sig, const struct sigaction *act, struct sigaction *old)
+{
+	return vm_sigaction(sig, act, old);
+}
+
+void gw_own_signals(int all)
+{
+	vm_own_signals(all);
 }
 
 int gw_owns(int fd)

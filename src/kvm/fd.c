@@ -4,6 +4,10 @@
  *
  * An object is listed from its creation until gw_close() finds no other descriptor of its inode in this process. Calls in
  * flight hold a reference of their own, so closing never takes an object away under one.
+ *
+ * KVM_RUN must not cost a system call to find its object, so numbers that were found once are remembered. They are forgotten
+ * with their object, by gw_close(), and by every other ioctl that finds something else there; a client that closes a number
+ * behind our back and goes on to run it has lost its vCPU's descriptor, not memory.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -21,14 +25,27 @@
 static pthread_rwlock_t lock = PTHREAD_RWLOCK_INITIALIZER;
 static struct kvm_file *buckets[N_BUCKETS];
 
+/* By descriptor number; written with the lock held, the number of the file beside it makes collisions harmless. */
+#define N_SEEN	256u
+static struct { int fd; struct kvm_file *f; } seen[N_SEEN];
+
 static struct kvm_file **bucket(ino_t ino)
 {
 	return &buckets[(ino ^ ino >> 9) % N_BUCKETS];
 }
 
+/* Of @fd, or with -1 whatever leads to @f. With the lock held. */
+static void forget_seen(int fd, const struct kvm_file *f)
+{
+	for (unsigned i = 0; i < N_SEEN; i++)
+		if (fd >= 0 ? seen[i].fd == fd : seen[i].f == f)
+			seen[i].f = NULL;
+}
+
 struct kvm_file *kvm_file_get(int fd)
 {
 	struct kvm_file *f;
+	bool is_stale;
 	struct stat st;
 
 	if (fstat(fd, &st))
@@ -39,6 +56,38 @@ struct kvm_file *kvm_file_get(int fd)
 			atomic_fetch_add(&f->refs, 1);
 			break;
 		}
+	}
+	is_stale = fd >= 0 && seen[(unsigned)fd % N_SEEN].fd == fd && seen[(unsigned)fd % N_SEEN].f && seen[(unsigned)fd % N_SEEN].f != f;
+	pthread_rwlock_unlock(&lock);
+	if (is_stale) {
+		pthread_rwlock_wrlock(&lock);
+		forget_seen(fd, NULL);
+		pthread_rwlock_unlock(&lock);
+	}
+	return f;
+}
+
+struct kvm_file *kvm_file_get_seen(int fd)
+{
+	struct kvm_file *f = NULL;
+
+	if (fd < 0)
+		return NULL;
+	pthread_rwlock_rdlock(&lock);
+	if (seen[(unsigned)fd % N_SEEN].fd == fd)
+		f = seen[(unsigned)fd % N_SEEN].f;
+	if (f)
+		atomic_fetch_add(&f->refs, 1);
+	pthread_rwlock_unlock(&lock);
+	if (f)
+		return f;
+	f = kvm_file_get(fd);
+	if (!f)
+		return NULL;
+	pthread_rwlock_wrlock(&lock);
+	if (f->is_listed) {
+		seen[(unsigned)fd % N_SEEN].fd = fd;
+		seen[(unsigned)fd % N_SEEN].f = f;
 	}
 	pthread_rwlock_unlock(&lock);
 	return f;
@@ -80,6 +129,7 @@ static int add(int fd, enum kvm_kind kind, struct vm *vm, struct vm_vcpu *vcpu, 
 	f->gmem = gmem;
 	f->is_listed = true;
 	pthread_rwlock_wrlock(&lock);
+	forget_seen(fd, NULL);
 	f->next = *bucket(f->ino);
 	*bucket(f->ino) = f;
 	pthread_rwlock_unlock(&lock);
@@ -110,6 +160,7 @@ static bool unlist(struct kvm_file *f)
 		}
 	}
 	f->is_listed = false;
+	forget_seen(-1, f);
 	pthread_rwlock_unlock(&lock);
 	return mine;
 }
@@ -164,6 +215,9 @@ int kvm_file_close(int fd)
 
 	if (!f)
 		return -EBADF;
+	pthread_rwlock_wrlock(&lock);
+	forget_seen(fd, NULL);
+	pthread_rwlock_unlock(&lock);
 	close(fd);
 	if (!has_descriptor(f) && unlist(f)) {
 		if (f->gmem)

@@ -28,6 +28,7 @@ struct kvm_file {
 
 /* fd.c. get: NULL if @fd is not ours. */
 struct kvm_file *kvm_file_get(int fd);
+struct kvm_file *kvm_file_get_seen(int fd);	/* may believe what was true at the last call with @fd; asks nobody */
 void kvm_file_put(struct kvm_file *f);
 /* Enters @fd (a memfd of ours) for an object. Takes over the caller's reference to @vm, on success only. 0 or -errno. */
 int kvm_file_add(int fd, enum kvm_kind kind, struct vm *vm, struct vm_vcpu *vcpu);

@@ -262,7 +262,7 @@ static long dump(struct kvm_call *k)
 }
 
 const struct kvm_row kvm_vcpu_rows[] = {
-	{ KVM_RUN,			ARG_NONE,	.fn = run },
+	{ KVM_RUN,			ARG_NONE,	.fn = run, .is_unlocked = true },
 	{ KVM_GET_REGS,			ARG_OUT,	.fn = get_regs },
 	{ KVM_SET_REGS,			ARG_IN,		.fn = set_regs },
 	{ KVM_GET_SREGS,		ARG_OUT,	.fn = get_sregs },

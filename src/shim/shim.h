@@ -72,6 +72,8 @@ int shim_stat_fd(int fd, struct stat *st, bool *is_ours);
 
 /* signal.c: does the engine hold this signal? */
 bool shim_signal_is_taken(int sig);
+/* The client has set a handler that we do not know. */
+void shim_signal_is_raw(void);
 
 /* Sets errno for a negative result. */
 long shim_result(long ret);

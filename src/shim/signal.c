@@ -5,10 +5,11 @@
  * with the kernel; what the client asks for is kept here, and called by the engine (which thinks it was there before) for
  * everything that is not its own.
  *
- * Signals the engine did not take are libc's. They need no wrapping to end KVM_RUN: the library blocks them while a vCPU runs
- * and looks for pending ones.
+ * Handlers of all other signals go through the library's gw_sigaction(), so that a handler never runs inside KVM_RUN and KVM_RUN
+ * need not block signals for that. A client that sets one by syscall(2) gets the slower way: the library is told.
  */
 #include <errno.h>
+#include <guestward/guestward.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -45,6 +46,12 @@ static void unlock_all(const sigset_t *saved)
 static bool in_range(int sig)
 {
 	return sig > 0 && sig < N_SIGNALS;
+}
+
+/* Those it handles itself. What gw_sigaction() installs goes to libc as it is. */
+static bool is_engines(int sig)
+{
+	return sig == SIGSEGV || sig == SIGBUS || sig == SIGFPE || sig == SIGILL;
 }
 
 /* ---- what the engine calls ------------------------------------------------------------------------------------------------ */
@@ -109,7 +116,7 @@ int __wrap_sigaction(int sig, const struct sigaction *act, struct sigaction *old
 	sigset_t saved;
 	int ret;
 
-	if (!in_range(sig) || (act && !(act->sa_flags & SA_SIGINFO)) || (!act && atomic_load(&is_taken[sig])))
+	if (!is_engines(sig) || (act && !(act->sa_flags & SA_SIGINFO)) || (!act && atomic_load(&is_taken[sig])))
 		return REAL(sigaction)(sig, act, old);
 	if (!act) {
 		*old = (struct sigaction){ .sa_sigaction = to_client, .sa_flags = SA_SIGINFO | SA_NODEFER };
@@ -133,7 +140,9 @@ SHIM_EXPORT int sigaction(int sig, const struct sigaction *restrict act, struct 
 	sigset_t saved;
 
 	shim_enter();
-	if (!in_range(sig) || !atomic_load(&is_taken[sig]))
+	if (!is_engines(sig))
+		return (int)shim_result(gw_sigaction(sig, act, old));
+	if (!atomic_load(&is_taken[sig]))
 		return REAL(sigaction)(sig, act, old);
 	/* Before the lock: a bad pointer faults here, as it may in libc. */
 	if (act)
@@ -160,6 +169,19 @@ static sighandler_t set_handler(int sig, sighandler_t handler, int flags)
 	return sigaction(sig, &act, &old) ? SIG_ERR : old.sa_handler;
 }
 
+static _Atomic bool is_raw;
+
+__attribute__((constructor)) static void own_signals(void)
+{
+	gw_own_signals(!atomic_load(&is_raw));
+}
+
+void shim_signal_is_raw(void)
+{
+	atomic_store(&is_raw, true);
+	gw_own_signals(0);
+}
+
 bool shim_signal_is_taken(int sig)
 {
 	shim_enter();
@@ -168,7 +190,7 @@ bool shim_signal_is_taken(int sig)
 
 SHIM_EXPORT sighandler_t signal(int sig, sighandler_t handler)
 {
-	return shim_signal_is_taken(sig) ? set_handler(sig, handler, SA_RESTART) : REAL(signal)(sig, handler);
+	return set_handler(sig, handler, SA_RESTART);
 }
 
 sighandler_t bsd_signal(int sig, sighandler_t handler);
@@ -184,7 +206,7 @@ SHIM_EXPORT sighandler_t ssignal(int sig, sighandler_t handler)
 
 SHIM_EXPORT sighandler_t sysv_signal(int sig, sighandler_t handler)
 {
-	return shim_signal_is_taken(sig) ? set_handler(sig, handler, (int)(SA_RESETHAND | SA_NODEFER)) : REAL(sysv_signal)(sig, handler);
+	return set_handler(sig, handler, (int)(SA_RESETHAND | SA_NODEFER));
 }
 
 SHIM_EXPORT sighandler_t __sysv_signal(int sig, sighandler_t handler)
@@ -194,8 +216,6 @@ SHIM_EXPORT sighandler_t __sysv_signal(int sig, sighandler_t handler)
 
 SHIM_EXPORT int sigignore(int sig)
 {
-	if (!shim_signal_is_taken(sig))
-		return REAL(sigignore)(sig);
 	return set_handler(sig, SIG_IGN, 0) == SIG_ERR ? -1 : 0;
 }
 
@@ -203,9 +223,8 @@ SHIM_EXPORT int siginterrupt(int sig, int flag)
 {
 	struct sigaction act;
 
-	if (!shim_signal_is_taken(sig))
-		return REAL(siginterrupt)(sig, flag);
-	sigaction(sig, NULL, &act);
+	if (sigaction(sig, NULL, &act))
+		return -1;
 	act.sa_flags = flag ? act.sa_flags & ~SA_RESTART : act.sa_flags | SA_RESTART;
 	return sigaction(sig, &act, NULL);
 }

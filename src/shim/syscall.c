@@ -105,8 +105,11 @@ static long do_sigaction(const long a[6])
 	struct sigaction next, was;
 	long ret;
 
-	if (!shim_signal_is_taken((int)a[0]) || a[3] != sizeof(act->mask))
+	if (!shim_signal_is_taken((int)a[0]) || a[3] != sizeof(act->mask)) {
+		if (act)
+			shim_signal_is_raw();
 		return REAL(syscall)(SYS_rt_sigaction, a[0], a[1], a[2], a[3]);
+	}
 	if (act)
 		from_kernel(act, &next);
 	ret = OURS(sigaction)((int)a[0], act ? &next : NULL, &was);

@@ -639,17 +639,33 @@ static int enter(struct vm_vcpu *v)
 	return loop(v);
 }
 
-int vm_run(struct vm_vcpu *v)
+static int run_locked(struct vm_vcpu *v)
 {
-	int r;
+	int r = vm_alive(v->vm);
 
-	vm_signal_enter(v);
+	if (r)
+		return r;
 	v->run->flags = 0;
 	gw_trace(run_enter, (int)v->index, v->c.stats.insns, (unsigned long long)v->c.rip);
 	r = enter(v);
 	fill_run(v);
 	gw_trace(run_exit, (int)v->index, v->c.stats.insns, v->run->exit_reason, r, (unsigned long long)v->c.rip);
 	vm_stats_refresh(v->vm, v);
-	vm_signal_leave(v);
+	return r;
+}
+
+/* Signals first: a handler that uses the vCPU must not find its own thread holding the lock. */
+int vm_run(struct vm_vcpu *v)
+{
+	struct vm_signals s;
+	int r;
+
+	vm_signal_enter(&s);
+	pthread_mutex_lock(&v->lock);
+	vm_signal_attach(&s, v);
+	r = run_locked(v);
+	vm_signal_detach(&s);
+	pthread_mutex_unlock(&v->lock);
+	vm_signal_leave(&s);
 	return r;
 }

@@ -220,10 +220,12 @@ void vm_vcpu_service(struct vm_vcpu *v, void (*fn)(struct vcpu *c, void *arg), v
 
 static int make_wake_fds(struct vm_vcpu *v)
 {
+	const sigset_t *blocked;
 	sigset_t wanted;
-	const sigset_t *blocked = v->has_run_mask ? &v->run_mask : &v->old_mask;
 	int fd;
 
+	vm_signal_block(v);
+	blocked = vm_signal_blocked(v);
 	sigemptyset(&wanted);
 	for (int sig = 1; sig < NSIG; sig++)
 		if (sigismember(blocked, sig) == 0)

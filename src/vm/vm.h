@@ -77,6 +77,16 @@ struct vm_service {
 	bool done;
 };
 
+/* A thread inside KVM_RUN, as its signal handlers know it: signal.c. On the thread's stack. */
+struct vm_signals {
+	struct vm_signals *outer;
+	struct vm_vcpu *volatile v;	/* once its lock is held */
+	volatile bool is_blocked;	/* signals stay pending; old_mask is what the thread had */
+	bool is_plain;			/* from the start */
+	volatile int depth;
+	sigset_t old_mask;
+};
+
 struct vm_vcpu {
 	struct vcpu c;			/* first: cpu/ and access/ hand us this */
 	struct vm *vm;
@@ -111,7 +121,7 @@ struct vm_vcpu {
 	uint64_t touched;		/* vm->touched when decoded code was last told to verify itself */
 	bool has_run_mask;		/* KVM_SET_SIGNAL_MASK */
 	sigset_t run_mask;
-	sigset_t old_mask;		/* the thread's, while in KVM_RUN */
+	struct vm_signals *signals;	/* in KVM_RUN */
 	pthread_cond_t service_done;
 	pthread_mutex_t service_lock;
 	struct vm_service *service;
@@ -320,8 +330,18 @@ void vm_vcpu_service(struct vm_vcpu *v, void (*fn)(struct vcpu *c, void *arg), v
 
 /* ---- signal.c ---------------------------------------------------------------------------------------------------- */
 
-void vm_signal_enter(struct vm_vcpu *v);
-void vm_signal_leave(struct vm_vcpu *v);
+/* Around KVM_RUN; attach and detach with the vCPU's lock held. */
+void vm_signal_enter(struct vm_signals *s);
+void vm_signal_attach(struct vm_signals *s, struct vm_vcpu *v);
+void vm_signal_detach(struct vm_signals *s);
+void vm_signal_leave(struct vm_signals *s);
+/* Have signals stay pending from now on: before the thread sleeps. */
+void vm_signal_block(struct vm_vcpu *v);
+/* The mask that counts, while signals are blocked. */
+const sigset_t *vm_signal_blocked(const struct vm_vcpu *v);
+/* gw_sigaction, gw_own_signals. */
+int vm_sigaction(int sig, const struct sigaction *act, struct sigaction *old);
+void vm_own_signals(bool all);
 bool vm_signal_pending(struct vm_vcpu *v);
 int vm_set_signal_mask(struct vm_vcpu *v, const uint64_t *mask);
 /* Is it time (half a millisecond) to ask the host about signals again? */
@@ -329,6 +349,7 @@ bool vm_signal_look_due(struct vm_vcpu *v);
 
 /* ---- run.c ------------------------------------------------------------------------------------------------------- */
 
+/* Takes the vCPU's lock. */
 int vm_run(struct vm_vcpu *v);
 bool vm_ready_for_injection(struct vm_vcpu *v);
 
