@@ -31,7 +31,6 @@ struct rig {
 	struct vcpu c;
 	uint8_t *ram;
 	struct mem_code_map *code;
-	struct mem_map *map;
 	struct acc_vm *vm;
 	uint64_t polls;
 };
@@ -152,15 +151,16 @@ static void user_mode(struct vcpu *c)
 static bool prepare(struct rig *g)
 {
 	struct mem_slot slot = { .id = 0, .first = GFN(0), .n_pages = RAM_SIZE >> GW_PAGE_SHIFT };
+	struct mem_map *map;
 	struct vcpu *c = &g->c;
 
 	g->ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (g->ram == MAP_FAILED)
 		return false;
 	slot.hva = g->ram;
-	if (mem_code_map_new(&g->code) || acc_vm_new(NULL, g->code, &g->vm) || mem_map_change(NULL, &slot, &g->map))
+	if (mem_code_map_new(&g->code) || acc_vm_new(NULL, g->code, &g->vm) || mem_map_change(NULL, &slot, &map))
 		return false;
-	acc_vm_set_map(g->vm, g->map);
+	acc_vm_set_map(g->vm, map);
 	map_pages(g);
 	if (cpu_init(c, g->vm, &env, g, 0) || cpu_signals_install())
 		return false;
@@ -194,7 +194,6 @@ void rig_free(struct rig *g)
 		return;
 	cpu_fini(&g->c);
 	acc_vm_free(g->vm);
-	mem_map_free(g->map);
 	mem_code_map_free(g->code);
 	munmap(g->ram, RAM_SIZE);
 	free(g);
