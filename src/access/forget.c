@@ -293,11 +293,15 @@ void acc_forget_writers(struct acc_vm *vm, struct acc_cpu *self, const uint8_t *
 
 /* ---- the map --------------------------------------------------------------------------------------------------------------- */
 
-static bool stays(const struct mem_map *map, const struct mem_slot *s)
+/* Maps are sorted: @at goes along in the new one as the caller goes along in the old one. */
+static bool stays(const struct mem_map *map, unsigned *at, const struct mem_slot *s)
 {
-	const struct mem_slot *now = mem_slot_of_gfn(map, s->first);
+	const struct mem_slot *now;
 
-	return now && now->first.v == s->first.v && now->n_pages == s->n_pages && now->hva == s->hva && now->gmem_hva == s->gmem_hva;
+	while (*at < map->n && map->slot[*at].first.v < s->first.v)
+		++*at;
+	now = &map->slot[*at];
+	return *at < map->n && now->first.v == s->first.v && now->n_pages == s->n_pages && now->hva == s->hva && now->gmem_hva == s->gmem_hva;
 }
 
 void acc_code_drop(struct acc_vm *vm, const uint8_t *hva, uint64_t len)
@@ -328,6 +332,7 @@ void acc_vm_set_map(struct acc_vm *vm, struct mem_map *map)
 {
 	struct wish wish = { .all = true, .writers = ~0ull };
 	struct mem_map *old;
+	unsigned at = 0;
 
 	pthread_mutex_lock(&vm->lock);
 	old = atomic_exchange(&vm->map, map);
@@ -335,7 +340,7 @@ void acc_vm_set_map(struct acc_vm *vm, struct mem_map *map)
 	pthread_mutex_unlock(&vm->lock);
 	host_barrier(vm);
 	for (unsigned i = 0; i < old->n; i++)
-		if (!stays(map, &old->slot[i]))
+		if (!stays(map, &at, &old->slot[i]))
 			frames_left(vm, &old->slot[i]);
 	mem_map_free(old);
 }
