@@ -242,7 +242,8 @@ static void add_slot(struct slot *s, const uint16_t *list, unsigned n)
 }
 
 /* Rows of one opcode, found through chains so that building is linear in the number of rows. */
-static void __attribute__((constructor)) build_index(void)
+/* Before the constructors that decode: those without a number. */
+static void __attribute__((constructor(200))) build_index(void)
 {
 	static uint16_t head[N_INDEX_MAPS][256], next[MAX_FORMS];	/* row + 1; 0 ends a chain */
 	uint16_t list[255];

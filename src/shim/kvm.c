@@ -17,6 +17,7 @@
 
 static bool is_kvm_request(unsigned long request)
 {
+	/* By type, whatever the descriptor: it may have come by a way we did not see. */
 	return _IOC_TYPE(request) == KVMIO || (_IOC_TYPE(request) == 'G' && _IOC_NR(request) >= 0xC0);
 }
 
@@ -37,6 +38,27 @@ static bool ask_library(int fd, unsigned long request, unsigned long arg, long *
 	return true;
 }
 
+/* Those that the kernel answers before it asks the file. */
+static bool is_of_every_file(unsigned long request)
+{
+	static const unsigned long requests[] = { FIOCLEX, FIONCLEX, FIONBIO, FIOASYNC };
+
+	for (unsigned i = 0; i < sizeof(requests) / sizeof(requests[0]); i++)
+		if (requests[i] == request)
+			return true;
+	return false;
+}
+
+/* A VM of another process, sent to us: the kernel knows it is not ours to use, and libc's answer would not say so. */
+static bool is_foreign(int fd)
+{
+	static const char ours[] = "/memfd:kvm-";
+	char link[32], name[sizeof(ours)];
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	return readlink(link, name, sizeof(name)) == sizeof(name) && !memcmp(name, ours, sizeof(ours) - 1);
+}
+
 SHIM_EXPORT int ioctl(int fd, unsigned long request, ...)
 {
 	unsigned long arg;
@@ -47,13 +69,16 @@ SHIM_EXPORT int ioctl(int fd, unsigned long request, ...)
 	va_start(ap, request);
 	arg = va_arg(ap, unsigned long);
 	va_end(ap);
-	if (__builtin_expect(!is_kvm_request(request), 1))
+	if (!is_kvm_request(request) && (shim_noted(fd) == SHIM_NONE || is_of_every_file(request)))
 		return REAL(ioctl)(fd, request, arg);
 	if (shim_noted(fd) == SHIM_INHERITED)
 		return (int)shim_result(-EIO);
 	if (ask_library(fd, request, arg, &ret))
 		return (int)shim_result(ret);
-	return REAL(ioctl)(fd, request, arg);
+	ret = REAL(ioctl)(fd, request, arg);
+	if (ret < 0 && errno == ENOTTY && is_foreign(fd))
+		errno = EIO;
+	return (int)ret;
 }
 
 /* ---- mmap ---------------------------------------------------------------------------------------------------------------- */
@@ -121,6 +146,21 @@ static void log_line(void *opaque, int level, const char *line)
 	errno = saved;
 }
 
+static int log_fd = -1;
+
+void shim_log(const char *format, ...)
+{
+	char line[512];
+	va_list ap;
+
+	if (log_fd < 0)
+		return;
+	va_start(ap, format);
+	vsnprintf(line, sizeof(line), format, ap);
+	va_end(ap);
+	log_line((void *)(intptr_t)log_fd, 2, line);
+}
+
 static void open_log(void)
 {
 	const char *path = getenv("GUESTWARD_LOG");
@@ -136,6 +176,7 @@ static void open_log(void)
 		REAL(close)(fd);
 		fd = high;
 	}
+	log_fd = fd;
 	gw_set_log(log_line, (void *)(intptr_t)fd);
 }
 
@@ -144,4 +185,5 @@ __attribute__((constructor)) static void start(void)
 	shim_enter();
 	shim_notes_init();
 	open_log();
+	shim_cpuid_init();
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The paths that are ours, as rows: devices, and the parameters of the kvm modules that test programs read before they try.
+ * The paths that are ours, as rows: devices, places where a device of the host must not be found, and the parameters of the kvm modules that test programs read before they try.
  *
  * The rows win over real files: a machine with a /dev/kvm runs on Guestward all the same. A path is compared by its last
  * component first, so that a program's other opens cost a few comparisons; only then is it made absolute. Symbolic links
@@ -23,6 +23,11 @@
 
 static const struct shim_path rows[] = {
 	{ "/dev/kvm", .open = gw_open, .major = 10, .minor = 232 },
+	/*
+	 * What the host has under these names could not serve a guest of ours, so it is not there. Who builds one of them gives it
+	 * an opener and its number; requests of any type on its descriptors go to gw_ioctl(), mappings to gw_mmap().
+	 */
+	{ "/dev/sgx_vepc" }, { "/dev/sgx_provision" }, { "/dev/sev" },
 	/* No forced emulation, no PMU, no nesting. The rest: what a guest may do here, in the terms of each vendor's module. */
 	{ PARAMETERS("kvm") "force_emulation_prefix", .text = "0\n" },
 	{ PARAMETERS("kvm") "enable_pmu", .text = "N\n" },
@@ -151,10 +156,17 @@ static int open_text(const struct shim_path *p)
 	return -EIO;
 }
 
+static bool is_absent(const struct shim_path *p)
+{
+	return !p->open && !p->text;
+}
+
 int shim_path_open(const struct shim_path *p, int flags)
 {
 	int fd;
 
+	if (is_absent(p))
+		return flags & O_CREAT ? -EACCES : -ENOENT;
 	if ((flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL))
 		return -EEXIST;
 	if (flags & O_DIRECTORY)
@@ -169,8 +181,10 @@ int shim_path_open(const struct shim_path *p, int flags)
 	return fd;
 }
 
-void shim_path_stat(const struct shim_path *p, struct stat *st)
+int shim_path_stat(const struct shim_path *p, struct stat *st)
 {
+	if (is_absent(p))
+		return -ENOENT;
 	memset(st, 0, sizeof(*st));
 	st->st_dev = makedev(0, p->open ? 5 : 21);
 	st->st_ino = 0x47570000 + shim_path_index(p);
@@ -181,12 +195,15 @@ void shim_path_stat(const struct shim_path *p, struct stat *st)
 		st->st_rdev = makedev(p->major, p->minor);
 	else
 		st->st_size = 4096;
+	return 0;
 }
 
 int shim_path_access(const struct shim_path *p, int mode)
 {
 	if (mode & ~(R_OK | W_OK | X_OK))
 		return -EINVAL;
+	if (is_absent(p))
+		return -ENOENT;
 	if (mode & X_OK || (mode & W_OK && !p->open))
 		return -EACCES;
 	return 0;

@@ -13,6 +13,7 @@
 #ifndef SHIM_SHIM_H
 #define SHIM_SHIM_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -20,10 +21,10 @@
 
 /* ---- paths.c ------------------------------------------------------------------------------------------------------- */
 
-/* A path that answers for itself: a device with an opener, or a file with a text. */
+/* A path that answers for itself: a device with an opener, a file with a text, or, with neither, nothing whatever the host has. */
 struct shim_path {
 	const char *path;
-	int (*open)(void);		/* a descriptor, close-on-exec, or -errno; NULL: a file */
+	int (*open)(void);		/* a descriptor, close-on-exec, or -errno; NULL: no device */
 	unsigned major, minor;		/* of a device */
 	const char *text;		/* of a file: one line, newline included */
 	const char *vendor;		/* only where the host's CPU vendor is this; NULL: everywhere */
@@ -36,7 +37,8 @@ const struct shim_path *shim_path_at(unsigned index);
 unsigned shim_path_index(const struct shim_path *p);
 /* As open(2) with @flags; >= 0 or -errno. */
 int shim_path_open(const struct shim_path *p, int flags);
-void shim_path_stat(const struct shim_path *p, struct stat *st);
+/* 0 or -errno. */
+int shim_path_stat(const struct shim_path *p, struct stat *st);
 /* As access(2): 0 or -errno. */
 int shim_path_access(const struct shim_path *p, int mode);
 
@@ -74,6 +76,15 @@ int shim_stat_fd(int fd, struct stat *st, bool *is_ours);
 bool shim_signal_is_taken(int sig);
 /* The client has set a handler that we do not know. */
 void shim_signal_is_raw(void);
+/* The engine's part in a signal, without an engine. */
+void shim_signal_take(int sig);
+
+/* cpuid.c: from before the program starts. True: the signal was a CPUID, which is done. */
+void shim_cpuid_init(void);
+bool shim_cpuid_fault(int sig, const siginfo_t *info, void *ctx);
+
+/* kvm.c: one line for the log, if there is one. */
+void shim_log(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* Sets errno for a negative result. */
 long shim_result(long ret);

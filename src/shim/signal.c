@@ -87,9 +87,13 @@ static struct sigaction take_wanted(int sig)
 /* The engine's "previous handler": calls the client's as the kernel would. */
 static void to_client(int sig, siginfo_t *info, void *ctx)
 {
-	struct sigaction act = take_wanted(sig);
-	sigset_t mask = act.sa_mask, saved;
+	struct sigaction act;
+	sigset_t mask, saved;
 
+	if (shim_cpuid_fault(sig, info, ctx))
+		return;
+	act = take_wanted(sig);
+	mask = act.sa_mask;
 	if (act.sa_handler == SIG_IGN && info->si_code <= 0)
 		return;
 	if (act.sa_handler == SIG_DFL || act.sa_handler == SIG_IGN) {
@@ -130,6 +134,20 @@ int __wrap_sigaction(int sig, const struct sigaction *act, struct sigaction *old
 	}
 	unlock_all(&saved);
 	return ret;
+}
+
+/* For what the shim itself wants of a signal, before the engine is there: from now on it goes to to_client(). */
+void shim_signal_take(int sig)
+{
+	struct sigaction ours = { .sa_sigaction = to_client, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK }, now;
+	sigset_t saved;
+
+	lock_all(&saved);
+	if (!atomic_load(&is_taken[sig]) && !REAL(sigaction)(sig, &ours, &now)) {
+		wanted[sig] = now;
+		atomic_store(&is_taken[sig], true);
+	}
+	unlock_all(&saved);
 }
 
 /* ---- what the client calls ------------------------------------------------------------------------------------------------ */

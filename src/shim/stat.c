@@ -25,9 +25,7 @@ int shim_stat_path(int dirfd, const char *path, struct stat *st, bool *is_ours)
 	const struct shim_path *p = shim_path_find(dirfd, path);
 
 	*is_ours = p;
-	if (p)
-		shim_path_stat(p, st);
-	return 0;
+	return p ? shim_path_stat(p, st) : 0;
 }
 
 int shim_stat_fd(int fd, struct stat *st, bool *is_ours)
@@ -64,9 +62,10 @@ static int stat_at(int dirfd, const char *path, struct stat *st, int flags, bool
 	SHIM_EXPORT int name(const char *path, type *st) \
 	{ \
 		bool is_ours; \
+		int ret; \
 		shim_enter(); \
-		shim_stat_path(AT_FDCWD, path, (struct stat *)st, &is_ours); \
-		return is_ours ? 0 : real_call; \
+		ret = shim_stat_path(AT_FDCWD, path, (struct stat *)st, &is_ours); \
+		return is_ours ? (int)shim_result(ret) : real_call; \
 	}
 AT_PATH(stat, struct stat, REAL(stat)(path, st))
 AT_PATH(stat64, struct stat64, REAL(stat64)(path, st))
@@ -77,9 +76,10 @@ AT_PATH(lstat64, struct stat64, REAL(lstat64)(path, st))
 	SHIM_EXPORT int name(int version, const char *path, type *st) \
 	{ \
 		bool is_ours; \
+		int ret; \
 		shim_enter(); \
-		shim_stat_path(AT_FDCWD, path, (struct stat *)st, &is_ours); \
-		return is_ours ? 0 : REAL(name)(version, path, st); \
+		ret = shim_stat_path(AT_FDCWD, path, (struct stat *)st, &is_ours); \
+		return is_ours ? (int)shim_result(ret) : REAL(name)(version, path, st); \
 	}
 AT_PATH_OLD(__xstat, struct stat)
 AT_PATH_OLD(__xstat64, struct stat64)
@@ -111,48 +111,55 @@ AT_FD_OLD(__fxstat64, struct stat64)
 SHIM_EXPORT int fstatat(int dirfd, const char *path, struct stat *st, int flags)
 {
 	bool is_ours;
+	int ret;
 
 	shim_enter();
-	stat_at(dirfd, path, st, flags, &is_ours);
-	return is_ours ? 0 : REAL(fstatat)(dirfd, path, st, flags);
+	ret = stat_at(dirfd, path, st, flags, &is_ours);
+	return is_ours ? (int)shim_result(ret) : REAL(fstatat)(dirfd, path, st, flags);
 }
 
 SHIM_EXPORT int fstatat64(int dirfd, const char *path, struct stat64 *st, int flags)
 {
 	bool is_ours;
+	int ret;
 
 	shim_enter();
-	stat_at(dirfd, path, (struct stat *)st, flags, &is_ours);
-	return is_ours ? 0 : REAL(fstatat64)(dirfd, path, st, flags);
+	ret = stat_at(dirfd, path, (struct stat *)st, flags, &is_ours);
+	return is_ours ? (int)shim_result(ret) : REAL(fstatat64)(dirfd, path, st, flags);
 }
 
 SHIM_EXPORT int __fxstatat(int version, int dirfd, const char *path, struct stat *st, int flags)
 {
 	bool is_ours;
+	int ret;
 
 	shim_enter();
-	stat_at(dirfd, path, st, flags, &is_ours);
-	return is_ours ? 0 : REAL(__fxstatat)(version, dirfd, path, st, flags);
+	ret = stat_at(dirfd, path, st, flags, &is_ours);
+	return is_ours ? (int)shim_result(ret) : REAL(__fxstatat)(version, dirfd, path, st, flags);
 }
 
 SHIM_EXPORT int __fxstatat64(int version, int dirfd, const char *path, struct stat64 *st, int flags)
 {
 	bool is_ours;
+	int ret;
 
 	shim_enter();
-	stat_at(dirfd, path, (struct stat *)st, flags, &is_ours);
-	return is_ours ? 0 : REAL(__fxstatat64)(version, dirfd, path, st, flags);
+	ret = stat_at(dirfd, path, (struct stat *)st, flags, &is_ours);
+	return is_ours ? (int)shim_result(ret) : REAL(__fxstatat64)(version, dirfd, path, st, flags);
 }
 
 SHIM_EXPORT int statx(int dirfd, const char *restrict path, int flags, unsigned mask, struct statx *restrict stx)
 {
 	struct stat st;
 	bool is_ours;
+	int ret;
 
 	shim_enter();
-	stat_at(dirfd, path, &st, flags, &is_ours);
+	ret = stat_at(dirfd, path, &st, flags, &is_ours);
 	if (!is_ours)
 		return REAL(statx)(dirfd, path, flags, mask, stx);
+	if (ret)
+		return (int)shim_result(ret);
 	*stx = (struct statx){
 		.stx_mask = STATX_BASIC_STATS, .stx_blksize = (uint32_t)st.st_blksize, .stx_nlink = 1, .stx_mode = (uint16_t)st.st_mode,
 		.stx_ino = st.st_ino, .stx_size = (uint64_t)st.st_size, .stx_dev_major = major(st.st_dev),

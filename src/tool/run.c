@@ -23,7 +23,7 @@
 #define MAX_PHDRS	512u
 
 struct run_options {
-	const char *log, *trace;
+	const char *log, *trace, *cpuid;
 	char **program;
 };
 
@@ -80,7 +80,7 @@ static int check_elf(const char *path, int fd, const Elf64_Ehdr *e, struct err *
 	if (e->e_phentsize != sizeof(Elf64_Phdr))
 		return err_set(err, "'%s' has no program headers that can be read", path);
 	if (!has_interpreter(fd, e))
-		return err_set(err, "'%s' is statically linked: a preload library cannot reach its system calls", path);
+		return err_set(err, "'%s' is statically linked: a preload library cannot reach its system calls (docs/clients.md says what can be done)", path);
 	return 0;
 }
 
@@ -169,8 +169,19 @@ static int preload(struct err *err)
 static const struct argp_option rows[] = {
 	{ "log", 'l', "FILE", 0, "append the library's messages to FILE (GUESTWARD_LOG)", 0 },
 	{ "trace", 't', "LIST", 0, "trace points to write there, see guestward(1) (GUESTWARD_TRACE)", 0 },
+	{ "cpuid", 'c', "WAY", 0, "how the program's own CPUID instructions are answered: auto, fault, patch or off (GUESTWARD_CPUID)", 0 },
 	{ 0 }
 };
+
+static bool is_way(const char *text)
+{
+	static const char *const ways[] = { "auto", "fault", "patch", "off" };
+
+	for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++)
+		if (!strcmp(text, ways[i]))
+			return true;
+	return false;
+}
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
@@ -182,6 +193,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case 't':
 		o->trace = arg;
+		return 0;
+	case 'c':
+		if (!is_way(arg))
+			argp_error(state, "--cpuid is auto, fault, patch or off, not '%s'", arg);
+		o->cpuid = arg;
 		return 0;
 	case ARGP_KEY_ARG:
 		/* The program's own options are not ours. */
@@ -196,12 +212,14 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	return ARGP_ERR_UNKNOWN;
 }
 
-/* The library opens it again in every process; a mistake is said here, once. */
-static int prepare_log(const struct run_options *o, struct err *err)
+/* The library reads these in every process; a mistake is said here, once. */
+static int prepare_environment(const struct run_options *o, struct err *err)
 {
 	static char full[PATH_MAX];
 	int fd;
 
+	if (o->cpuid && setenv("GUESTWARD_CPUID", o->cpuid, 1))
+		return err_set(err, "cannot set GUESTWARD_CPUID: %s", strerror(errno));
 	if (o->trace && setenv("GUESTWARD_TRACE", o->trace, 1))
 		return err_set(err, "cannot set GUESTWARD_TRACE: %s", strerror(errno));
 	if (!o->log)
@@ -228,7 +246,7 @@ int run_main(int argc, char **argv)
 
 	argp_err_exit_status = STATUS_USAGE;
 	argp_parse(&argp, argc, argv, ARGP_IN_ORDER, NULL, &o);
-	if (run_find_program(o.program[0], path, sizeof(path), &err) || run_check_program(path, &err) || prepare_log(&o, &err) ||
+	if (run_find_program(o.program[0], path, sizeof(path), &err) || run_check_program(path, &err) || prepare_environment(&o, &err) ||
 	    preload(&err)) {
 		fprintf(stderr, "guestward run: %s\n", err.text);
 		return STATUS_FAILED;

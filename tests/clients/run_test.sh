@@ -25,6 +25,19 @@ run -- sh -c '[ -c /dev/kvm ] && [ -w /dev/kvm ] && echo there'; check 'it finds
 run -- sh -c 'sh -c "[ -c /dev/kvm ] && echo there"'; check 'and so do the programs it starts' 0 $? '^there$'
 LD_PRELOAD=libm.so.6 run -- sh -c 'echo "$LD_PRELOAD"'; check 'another preloaded library stays' 0 $? 'shim.so:libm.so.6$'
 run --log="$dir/log" --trace=all -- sh -c 'cd / && echo "$GUESTWARD_LOG $GUESTWARD_TRACE"'; check 'log and trace are passed on' 0 $? "^$dir/log all$"
+run --cpuid=patch -- sh -c 'echo "$GUESTWARD_CPUID"'; check 'so is how CPUID is answered' 0 $? '^patch$'
+"$gw" run --cpuid=no -- true >"$dir/out" 2>&1; st=$?; : >"$dir/err"; check 'a way of answering CPUID that there is not' 2 $st 'auto, fault, patch or off'
+# In a /dev of its own, where the device is a file with a text.
+if unshare -rm true 2>/dev/null; then
+	# shellcheck disable=SC2016
+	unshare -rm sh -c 'mount -t tmpfs none /dev && echo real >/dev/kvm && : >/dev/null && cat /dev/kvm && exec "$@"' sh \
+		"$gw" run -- sh -c '[ -c /dev/kvm ] && ! cat /dev/kvm' >"$dir/out" 2>"$dir/err"
+	check 'a device that the machine has loses' 0 $? '^real$'
+	unshare -rm sh -c 'mount -t tmpfs none /dev && : >/dev/null && exec "$@"' sh "$gw" run -- sh -c '[ -c /dev/kvm ]' >"$dir/out" 2>"$dir/err"
+	check 'and where there is none there is one' 0 $?
+else
+	echo "ok $((n += 1)) - a device that the machine has loses # SKIP no user namespaces"
+fi
 run -- no-such-program; check 'a program that is not there' 1 $? 'no-such-program'
 run -- /etc/passwd; check 'a file that is no program' 1 $? 'passwd'
 run; [ $? = 2 ]; st=$?; : >"$dir/err"; check 'no program at all is a mistake' 0 $st
