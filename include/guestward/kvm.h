@@ -109,7 +109,8 @@ struct kvm_pre_fault_memory { __u64 gpa, size, flags, padding[5]; };
 
 /*
  * GW_DUMP (vCPU): what the vCPU looks like now, as text: registers, the ring of last events, the code at RIP, and, with
- * GW_DUMP_WALK, the page walk of @gva with each level and each guard's opinion. Works while another thread is in KVM_RUN.
+ * GW_DUMP_WALK, the page walk of @gva with each level and each guard's opinion; with GW_DUMP_ENGINE, how much ran translated;
+ * with GW_DUMP_BLOCK, the translated code of the blocks that contain the linear address @gva. Works while another thread is in KVM_RUN.
  * @size bytes at @buf are filled, always NUL-terminated; @length is the size that everything would have needed, with the NUL.
  * -EINVAL: unknown flag, or size 0.
  */
@@ -117,6 +118,8 @@ struct kvm_pre_fault_memory { __u64 gpa, size, flags, padding[5]; };
 #define GW_DUMP_RING	(1u << 1)
 #define GW_DUMP_CODE	(1u << 2)
 #define GW_DUMP_WALK	(1u << 3)
+#define GW_DUMP_ENGINE	(1u << 4)
+#define GW_DUMP_BLOCK	(1u << 5)
 struct gw_dump {
 	__u32 flags;
 	__u32 size;

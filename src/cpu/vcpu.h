@@ -179,8 +179,8 @@ struct cpu_env {
 struct cpu_stats {
 	uint64_t insns, blocks, blocks_decoded, alone, faults, interrupts, exits, slow_accesses, smc_hits, host_insns, jump_misses;
 	/* Of translate/: instructions counted by units, handlers called from units, exits to the interpreter, entries that had
-	 * to be looked at, units found stale; units made, their instructions, their bytes; links; times all were dropped. */
-	uint64_t tr_insns, tr_ones, tr_bails, tr_misses, tr_stale, tr_units, tr_unit_insns, tr_code, tr_links, tr_flushes;
+	 * to be looked at, units found stale; instructions whose form is not translated, those of them that were called; units made, their instructions, their bytes; links; times all were dropped. */
+	uint64_t tr_insns, tr_ones, tr_bails, tr_misses, tr_stale, tr_forms, tr_form_ones, tr_units, tr_unit_insns, tr_code, tr_links, tr_flushes;
 };
 
 struct vcpu {

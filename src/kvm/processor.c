@@ -247,7 +247,7 @@ static long dump(struct kvm_call *k)
 	size_t want, n;
 	long err;
 
-	if (args->flags & ~(GW_DUMP_REGS | GW_DUMP_RING | GW_DUMP_CODE | GW_DUMP_WALK) || !args->size)
+	if (args->flags & ~(GW_DUMP_REGS | GW_DUMP_RING | GW_DUMP_CODE | GW_DUMP_WALK | GW_DUMP_ENGINE | GW_DUMP_BLOCK) || !args->size)
 		return -EINVAL;
 	vm_vcpu_service(k->v, dump_on_vcpu, &job);
 	if (job.err)

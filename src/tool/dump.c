@@ -22,12 +22,14 @@
 #include "guestward/control.h"
 #include "guestward/kvm.h"
 
-struct options { int pid; unsigned vm; unsigned cpu; bool has_walk; uint64_t walk; };
+struct options { int pid; unsigned vm; unsigned cpu; bool has_walk, has_block, engine; uint64_t walk, block; };
 
 static const struct argp_option rows[] = {
 	{ "vm", 'v', "N", 0, "which VM of the process (default 0)", 0 },
 	{ "cpu", 'c', "N", 0, "which CPU (default 0)", 0 },
 	{ "walk", 'w', "ADDRESS", 0, "explain the page walk of a linear address (hexadecimal)", 0 },
+	{ "block", 'b', "ADDRESS", 0, "show the translated code of the blocks that contain a linear address (hexadecimal), and nothing else", 0 },
+	{ "engine", 'e', NULL, 0, "show how much of the guest ran translated, and what did not, and nothing else", 0 },
 	{ 0 }
 };
 
@@ -50,6 +52,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	switch (key) {
 	case 'v': o->vm = (unsigned)number(arg, 10, state); return 0;
 	case 'c': o->cpu = (unsigned)number(arg, 10, state); return 0;
+	case 'b': o->block = number(arg, 16, state); o->has_block = true; return 0;
+	case 'e': o->engine = true; return 0;
 	case 'w': o->walk = number(arg, 16, state); o->has_walk = true; return 0;
 	case ARGP_KEY_ARG:
 		if (o->pid)
@@ -153,10 +157,17 @@ int map_main(int argc, char **argv)
 	return ask(o.pid, request);
 }
 
+static unsigned what(const struct options *o)
+{
+	unsigned flags = (o->engine ? GW_DUMP_ENGINE : 0) | (o->has_block ? GW_DUMP_BLOCK : 0);
+
+	return flags ? flags : GW_DUMP_REGS | GW_DUMP_RING | GW_DUMP_CODE | (o->has_walk ? GW_DUMP_WALK : 0);
+}
+
 int dump_main(int argc, char **argv)
 {
 	static const struct argp argp = { rows, parse, "[PID]",
-		"Show the registers, last events and code of a running VM's CPU, and how it translates an address. "
+		"Show the registers, last events and code of a running VM's CPU, how it translates an address, and what became of its code. "
 		"Without PID, list the processes that run VMs.", NULL, NULL, NULL };
 	struct options o = { 0 };
 	char request[GW_CONTROL_LINE];
@@ -164,7 +175,11 @@ int dump_main(int argc, char **argv)
 	argp_parse(&argp, argc, argv, 0, NULL, &o);
 	if (!o.pid)
 		return list();
-	snprintf(request, sizeof(request), "dump vm=%u cpu=%u flags=%x gva=%llx\n", o.vm, o.cpu,
-		 GW_DUMP_REGS | GW_DUMP_RING | GW_DUMP_CODE | (o.has_walk ? GW_DUMP_WALK : 0), (unsigned long long)o.walk);
+	if (o.has_walk && o.has_block) {
+		fprintf(stderr, "guestward: --walk and --block are two questions: ask one at a time\n");
+		return STATUS_USAGE;
+	}
+	snprintf(request, sizeof(request), "dump vm=%u cpu=%u flags=%x gva=%llx\n", o.vm, o.cpu, what(&o),
+		 (unsigned long long)(o.has_block ? o.block : o.walk));
 	return ask(o.pid, request);
 }

@@ -64,6 +64,19 @@ static void print_exits(FILE *to, const struct vcpu *v)
 		fprintf(to, "cpu%u.exits.%s %llu\n", v->id, exit_names[i], (unsigned long long)v->exits[i]);
 }
 
+/* How much ran translated. */
+static void print_shares(FILE *to, const struct backend *backend, const char *prefix, int fd)
+{
+	char text[4096], *line, *rest = text;
+	struct gw_dump d = { .flags = GW_DUMP_ENGINE, .size = sizeof(text), .buf = (uintptr_t)text };
+
+	if (backend->ioctl(fd, GW_DUMP, (unsigned long)(uintptr_t)&d) < 0)
+		return;
+	while ((line = strsep(&rest, "\n")))
+		if (*line)
+			fprintf(to, "%s%s\n", prefix, line);
+}
+
 void stats_print(FILE *to, struct machine *m, double seconds)
 {
 	struct rusage usage;
@@ -84,5 +97,6 @@ void stats_print(FILE *to, struct machine *m, double seconds)
 	for (i = 0; i < m->n_vcpus; i++) {
 		snprintf(prefix, sizeof(prefix), "cpu%u.", i);
 		print_engine(to, m->backend, prefix, m->vcpus[i].fd);
+		print_shares(to, m->backend, prefix, m->vcpus[i].fd);
 	}
 }

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cpu/translate/translate.h"
 #include "vm/vm.h"
 
 static const char *const ring_names[RING_N] = {
@@ -229,6 +230,10 @@ int vm_dump(struct vm_vcpu *v, uint32_t flags, uint64_t gva, char **text)
 		put_code(f, v);
 	if (flags & GW_DUMP_WALK)
 		put_walk(f, v, gva);
+	if (flags & GW_DUMP_ENGINE)
+		tr_report(&v->c, put_line, f);
+	if (flags & GW_DUMP_BLOCK)
+		tr_report_block(&v->c, gva, put_line, f);
 	if (fclose(f) || !*text) {
 		free(*text);
 		*text = NULL;

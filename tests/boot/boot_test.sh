@@ -38,6 +38,10 @@ if [ "$suite" = generic ] || [ "$suite" = 6.12 ] || [ "$suite" = interp ]; then
 	echo "1..$n"
 	exit 0
 fi
+boot --stats -- sh -c 'i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exit 7'; st=$?
+share=$(sed -n 's/.*engine: .*: \([0-9.]*\) % translated.*/\1/p' "$dir/out")
+check "--stats says how much ran translated (${share:-nothing} %)" 7 $st 'engine: translate' '% translated'
+awk -v s="$share" 'BEGIN { exit !(s > 99) }'; st=$?; check 'and it is more than 99 %' 0 $st
 boot -- sh -c 'echo from the guest; exit 7'; check "a command's exit status comes back" 7 $? 'from the guest'
 boot --cpus=2 -- sh -c 'echo cpus=$(grep -c ^processor /proc/cpuinfo); exit $(grep -c ^processor /proc/cpuinfo)'
 check 'two CPUs come up' 2 $? 'cpus=2'
@@ -75,6 +79,16 @@ for i in $(seq 1 200); do grep -q spinning "$dir/out" && break; sleep 0.2; done
 "$gw" dump "$pid" --walk=ffffffff81000000 > "$dir/dump" 2>&1; st=$?
 mv "$dir/out" "$dir/spin"; mv "$dir/dump" "$dir/out"
 check 'dump shows registers, code and a page walk of a running guest' 0 $st '^rip=' 'walk: PML4' 'translation: gva=ffffffff81000000'
+rip=$(sed -n 's/^rip=\([0-9a-f]*\) .*/\1/p' "$dir/out")
+"$gw" dump "$pid" --engine > "$dir/out" 2>&1; check 'dump shows how much ran translated' 0 $? 'engine: translate' '% translated'
+# The guest spins: what is at RIP now is hot.
+if "$gw" dump "$pid" --block="$rip" > "$dir/out" 2>&1; then
+	grep -q 'no translated code' "$dir/out" && "$gw" dump "$pid" --block="$("$gw" dump "$pid" | sed -n 's/^rip=\([0-9a-f]*\) .*/\1/p')" > "$dir/out" 2>&1
+	check 'dump shows the translation of the block that runs' 0 0 'block: unit' 'body:' 'tr_left'
+else
+	not_ok 'dump shows the translation of the block that runs'
+fi
+"$gw" dump "$pid" --block=1 > "$dir/out" 2>&1; check 'and says where there is none' 0 $? 'no translated code'
 mv "$dir/list" "$dir/out"; check 'dump lists the process' 0 0 "process $pid" 'vm=0 cpu=0'
 "$gw" dump 1 > "$dir/out" 2>&1; check 'a process without VMs is said to have none' 1 $? 'has no VM'
 kill -TERM $pid
@@ -85,9 +99,10 @@ wait $pid 2>/dev/null
 boot --private -- sh -c 'cat /sys/devices/system/clocksource/clocksource0/current_clocksource; echo private; exit 9'
 check 'a guest whose memory is all private boots and runs a command' 9 $? '^tsc' 'private'
 boot --private --disk="$dir/disk"; check 'a disk for a private guest is refused' 2 $? 'cannot reach'
+rm -f "$dir/spin"
 timeout 90 "$gw" boot --private --kernel="$k/kernel" --modules="$k/modules" -- sh -c 'echo spinning; while :; do :; done' </dev/null >"$dir/spin" 2>&1 &
 pid=$!
-for i in $(seq 1 300); do grep -q spinning "$dir/spin" && break; sleep 0.2; done
+for i in $(seq 1 300); do grep -qs spinning "$dir/spin" && break; sleep 0.2; done
 child=$(pgrep -P $pid 2>/dev/null || ps -o pid= --ppid $pid | tr -d ' ')
 "$gw" map "$child" > "$dir/out" 2>&1; check 'map shows that nothing of it is shared, and nothing there twice' 0 $? 'store=anonymous' ' shared=0 ' 'present_shared=0 both=0'
 "$gw" dump "$child" > "$dir/out" 2>&1; check 'dump shows registers of a private guest, and no code' 0 $? '^rip=' 'is not in memory'

@@ -376,8 +376,3 @@ void tr_free(struct vcpu *c)
 	free_translator(c->translator);
 	c->translator = NULL;
 }
-
-uint64_t tr_ones(const struct vcpu *c, unsigned op)
-{
-	return c->translator && op < N_INSN_OPS ? c->translator->by_op[op] : 0;
-}

@@ -41,7 +41,11 @@ static bool run_one(struct vcpu *c, const struct tr_unit *t, unsigned n)
 	k->done = false;
 	c->stop = false;
 	c->gpr[GPR_RIP] = t->rip;
-	k->by_op[k->pair[0].iop]++;
+	if (t->by_handler >> n & 1) {
+		k->by_form[k->pair[0].iop]++;
+		c->stats.tr_forms++;
+		c->stats.tr_form_ones++;
+	}
 	handler_of(t->b, n)(c, k->pair);
 	return k->done;
 }
@@ -217,9 +221,12 @@ uint64_t tr_stale(struct vcpu *c, uint32_t id)
 uint64_t tr_bail(struct vcpu *c, uint32_t id)
 {
 	const struct tr_unit *t = unit_of(c->translator, id);
+	unsigned n = id & 63;
 
 	c->stats.tr_bails++;
-	return leave_to(c, t->b, id & 63, t->rip);
+	c->stats.tr_forms += t->b->n - n;
+	c->translator->by_form[t->b->op[n].iop]++;
+	return leave_to(c, t->b, n, t->rip);
 }
 
 /* A call or computed branch whose target, or whose stack, is not at hand: the handler decides where it goes. */

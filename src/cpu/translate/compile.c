@@ -181,6 +181,9 @@ static void emit_insn(struct tr_compiler *x, unsigned k)
 {
 	const struct tr_insn *t = &x->insn[k];
 
+	x->u->at[k] = (uint16_t)(e_here(&x->e) - x->u->mapped);
+	if (t->kind == TK_ONE || t->kind == TK_BAIL)
+		x->u->by_handler |= 1u << k;
 	if (t->kind == TK_ONE) {
 		by_handler(x, t, k);
 		return;
@@ -335,6 +338,7 @@ static void emit(struct tr_compiler *x)
 		emit_insn(x, k);
 	if (x->insn[x->n - 1].kind < TK_JCC && x->insn[x->n - 1].kind != TK_BAIL)
 		tr_edge_to(x, 1);
+	u->at[x->n] = (uint16_t)(e_here(&x->e) - u->mapped);
 	for (unsigned i = 0; i < x->n_slow; i++)
 		emit_slow(x, &x->slow[i]);
 	stub(x, j.moved, 3, 0, x->k->at.entry);
@@ -381,8 +385,9 @@ struct tr_unit *tr_compile(struct vcpu *c, struct cpu_block *b, uint64_t rip)
 	if (!u)
 		goto full;
 	u->page = tr_page_of(c, b);
+	u->at = tr_meta(k, (b->n + 1) * sizeof(*u->at));
 	u->fault = tr_meta(k, TR_MAX_FAULTS * sizeof(*u->fault));
-	if (!u->page || !u->fault)
+	if (!u->page || !u->at || !u->fault)
 		goto full;
 	x->c = c;
 	x->k = k;

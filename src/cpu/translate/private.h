@@ -51,6 +51,8 @@ struct tr_unit {
 	uint8_t n_faults, n_links;
 	uint32_t index;
 	uint32_t mapped, checked, body, end;	/* offsets of code */
+	uint32_t by_handler;	/* a bit for each instruction whose form is not translated */
+	uint16_t *at;		/* for dumps: where each instruction's code begins, from @mapped; then what is out of line */
 	struct tr_unit *of_block, *of_page;	/* next in the lists of the block and of the page */
 	struct tr_page *page;
 	struct cpu_block *dep[2];	/* blocks whose code was looked at for flags */
@@ -104,7 +106,7 @@ struct translator {
 	struct cpu_op pair[2];		/* an operation alone, and one that says that it was done */
 	bool done;
 	uint64_t flushes;
-	uint64_t by_op[N_INSN_OPS];
+	uint64_t by_form[N_INSN_OPS];	/* instructions executed by handlers because their form is not translated */
 };
 
 static inline uint64_t tr_rx(const struct translator *k, uint32_t off) { return (uint64_t)(uintptr_t)(k->rx + off); }

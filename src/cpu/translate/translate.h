@@ -37,7 +37,8 @@ bool tr_owns_pc(const struct vcpu *c, uintptr_t pc);
 /* A host fault at @pc in translated code: where to go on instead, so that the handler of the instruction decides. 0: not ours. */
 uintptr_t tr_fault(const struct vcpu *c, uintptr_t pc);
 
-/* How often the handler of operation @op was called from translated code. */
-uint64_t tr_ones(const struct vcpu *c, unsigned op);
+/* report.c: what ran translated and what did not; the code of every unit that contains the linear address @la. */
+void tr_report(const struct vcpu *c, void (*line)(void *opaque, const char *text), void *opaque);
+void tr_report_block(const struct vcpu *c, uint64_t la, void (*line)(void *opaque, const char *text), void *opaque);
 
 #endif
