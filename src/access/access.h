@@ -20,7 +20,8 @@
 /* TLB modes: one for every state of the vCPU in which the same page has another verdict. */
 enum acc_mode { ACC_MODE_KERNEL /* SMAP enforced or off */, ACC_MODE_KERNEL_AC /* EFLAGS.AC with SMAP on */, ACC_MODE_USER, ACC_N_MODES };
 
-#define ACC_TLB_BITS	10
+/* 64 MiB: a program that uses more pages than there are slots is as slow as its misses. */
+#define ACC_TLB_BITS	14
 #define ACC_TLB_SIZE	(1u << ACC_TLB_BITS)
 
 /*

@@ -58,11 +58,18 @@ struct acc_l2 {
 #define COLD_GLOBAL	0x1ull
 #define COLD_KEYED	0x2ull
 
+/* Slots that may be filled, each once. */
+struct acc_slots {
+	unsigned n;
+	uint64_t is_listed[ACC_TLB_SIZE / 64];
+	uint16_t slot[ACC_TLB_SIZE];
+};
+_Static_assert(ACC_TLB_SIZE <= 65536, "slot numbers have 16 bits");
+
+/* So that a flush touches only what may be filled: slots with local entries, and with global ones; a slot may be on both lists. */
 struct acc_cold {
 	uint64_t r[ACC_TLB_SIZE], w[ACC_TLB_SIZE];
-	/* Slots that may be filled, so that a flush touches only those. n == ACC_TLB_SIZE: any may be. */
-	uint16_t used[ACC_TLB_SIZE];
-	unsigned n_used;
+	struct acc_slots used[2];
 };
 
 /* ---- forgetting: forget.c ------------------------------------------------------------------------------------------ */

@@ -12,7 +12,6 @@
 #include "access/access_private.h"
 
 #define FETCH_EMPTY	(~0ull)
-#define FLUSH_BY_SLOT	256u	/* above this many used slots a block copy is faster */
 
 static inline unsigned slot_of(uint64_t gva) { return gva >> GW_PAGE_SHIFT & (ACC_TLB_SIZE - 1); }
 static inline uint64_t empty_tag(unsigned i) { return (uint64_t)(i ^ ACC_TLB_SIZE / 2) << GW_PAGE_SHIFT; }
@@ -20,31 +19,34 @@ static inline bool is_empty(const struct acc_tlb_entry *e, unsigned i) { return 
 
 /* ---- the first level ------------------------------------------------------------------------------------------------- */
 
-#define E1(i)	{ (uint64_t)((i) ^ ACC_TLB_SIZE / 2) << GW_PAGE_SHIFT, 0 }
-#define E4(i)	E1(i), E1((i) + 1), E1((i) + 2), E1((i) + 3)
-#define E16(i)	E4(i), E4((i) + 4), E4((i) + 8), E4((i) + 12)
-#define E64(i)	E16(i), E16((i) + 16), E16((i) + 32), E16((i) + 48)
-#define E256(i)	E64(i), E64((i) + 64), E64((i) + 128), E64((i) + 192)
-#define E1024	E256(0), E256(256), E256(512), E256(768)
-_Static_assert(ACC_TLB_SIZE == 1024, "the template counts to 1024");
-
-static const struct acc_tlb *template(void)
-{
-	static const struct acc_tlb empty = { .r = { E1024 }, .w = { E1024 } };
-
-	return &empty;
-}
-
-/* When the list of used slots is full it no longer says which. */
-static inline unsigned used_slot(const struct acc_cold *c, unsigned j)
-{
-	return c->n_used == ACC_TLB_SIZE ? j : c->used[j];
-}
-
 static void set_empty(struct acc_tlb_entry *e, unsigned i)
 {
 	e->tag = empty_tag(i);
 	e->addend = 0;
+}
+
+static void empty_slot(struct acc_tlb *t, unsigned i)
+{
+	set_empty(&t->r[i], i);
+	set_empty(&t->w[i], i);
+}
+
+/* Slot @i is on the list from now on. */
+static void list_slot(struct acc_slots *l, unsigned i)
+{
+	uint64_t bit = BIT64(i % 64);
+
+	if (l->is_listed[i / 64] & bit)
+		return;
+	l->is_listed[i / 64] |= bit;
+	l->slot[l->n++] = (uint16_t)i;
+}
+
+static void list_clear(struct acc_slots *l)
+{
+	for (unsigned j = 0; j < l->n; j++)
+		l->is_listed[l->slot[j] / 64] = 0;
+	l->n = 0;
 }
 
 static bool is_watched(const struct acc_cpu *cpu, uint64_t page)
@@ -63,8 +65,7 @@ static void l1_fill(struct acc_cpu *cpu, enum acc_mode mode, uint64_t gva_page, 
 
 	if (unlikely(cpu->n_watch) && is_watched(cpu, gva_page))
 		return;
-	if (is_empty(&t->r[i], i) && is_empty(&t->w[i], i) && c->n_used < ACC_TLB_SIZE)
-		c->used[c->n_used++] = (uint16_t)i;
+	list_slot(&c->used[cold & COLD_GLOBAL ? 1 : 0], i);
 	t->r[i] = (struct acc_tlb_entry){ gva_page, hva_page - gva_page };
 	c->r[i] = cold;
 	if (rights & ACC_W) {
@@ -92,53 +93,45 @@ static void l1_clear(struct acc_cpu *cpu)
 	for (unsigned m = 0; m < ACC_N_MODES; m++) {
 		struct acc_cold *c = &cpu->priv->cold[m];
 
-		if (c->n_used > FLUSH_BY_SLOT) {
-			memcpy(&cpu->tlb[m], template(), sizeof(cpu->tlb[m]));
-		} else {
-			for (unsigned j = 0; j < c->n_used; j++) {
-				set_empty(&cpu->tlb[m].r[c->used[j]], c->used[j]);
-				set_empty(&cpu->tlb[m].w[c->used[j]], c->used[j]);
-			}
+		for (unsigned g = 0; g < 2; g++) {
+			for (unsigned j = 0; j < c->used[g].n; j++)
+				empty_slot(&cpu->tlb[m], c->used[g].slot[j]);
+			list_clear(&c->used[g]);
 		}
-		c->n_used = 0;
 	}
 	fetch_clear(cpu, false);
 }
 
-/* Drop the entries of slot @i whose cold word says so. False: nothing is left in the slot. */
-static inline bool filter_slot(struct acc_tlb *t, struct acc_cold *c, unsigned i, uint64_t keep_if)
+/* The slots of both lists, one after the other; one that is on both comes twice. */
+static inline unsigned slots_used(const struct acc_cold *c)
 {
-	bool left = false;
-
-	if (!is_empty(&t->r[i], i)) {
-		if (c->r[i] & keep_if)
-			left = true;
-		else
-			set_empty(&t->r[i], i);
-	}
-	if (!is_empty(&t->w[i], i)) {
-		if (c->w[i] & keep_if)
-			left = true;
-		else
-			set_empty(&t->w[i], i);
-	}
-	return left;
+	return c->used[0].n + c->used[1].n;
 }
 
-/* Keep only global entries. */
+static inline unsigned used_slot(const struct acc_cold *c, unsigned j)
+{
+	return j < c->used[0].n ? c->used[0].slot[j] : c->used[1].slot[j - c->used[0].n];
+}
+
+/* Drop the entries of slot @i whose cold word has none of @keep_if. */
+static inline void filter_slot(struct acc_tlb *t, const struct acc_cold *c, unsigned i, uint64_t keep_if)
+{
+	if (!(c->r[i] & keep_if))
+		set_empty(&t->r[i], i);
+	if (!(c->w[i] & keep_if))
+		set_empty(&t->w[i], i);
+}
+
+/* Keep only global entries. What is global stands on the other list, so that this costs nothing per kernel page. */
 static void l1_clear_local(struct acc_cpu *cpu)
 {
 	for (unsigned m = 0; m < ACC_N_MODES; m++) {
 		struct acc_cold *c = &cpu->priv->cold[m];
-		unsigned n = 0;
+		struct acc_slots *l = &c->used[0];
 
-		for (unsigned j = 0; j < c->n_used; j++) {
-			unsigned i = used_slot(c, j);
-
-			if (filter_slot(&cpu->tlb[m], c, i, COLD_GLOBAL))
-				c->used[n++] = (uint16_t)i;	/* n <= j */
-		}
-		c->n_used = n;
+		for (unsigned j = 0; j < l->n; j++)
+			filter_slot(&cpu->tlb[m], c, l->slot[j], COLD_GLOBAL);
+		list_clear(l);
 	}
 	fetch_clear(cpu, true);
 }
@@ -167,8 +160,11 @@ static void l1_drop_region(struct acc_cpu *cpu, uint64_t base, uint64_t mask)
 {
 	for (unsigned m = 0; m < ACC_N_MODES; m++) {
 		struct acc_tlb *t = &cpu->tlb[m];
+		const struct acc_cold *c = &cpu->priv->cold[m];
 
-		for (unsigned i = 0; i < ACC_TLB_SIZE; i++) {
+		for (unsigned j = 0; j < slots_used(c); j++) {
+			unsigned i = used_slot(c, j);
+
 			if (!((t->r[i].tag ^ base) & ~mask) && !is_empty(&t->r[i], i))
 				set_empty(&t->r[i], i);
 			if (!((t->w[i].tag ^ base) & ~mask) && !is_empty(&t->w[i], i))
@@ -183,13 +179,18 @@ static void l1_drop_region(struct acc_cpu *cpu, uint64_t base, uint64_t mask)
 
 static void l1_drop_keyed(struct acc_cpu *cpu)
 {
-	for (unsigned m = 0; m < ACC_N_MODES; m++)
-		for (unsigned i = 0; i < ACC_TLB_SIZE; i++) {
-			if (!is_empty(&cpu->tlb[m].r[i], i) && (cpu->priv->cold[m].r[i] & COLD_KEYED))
+	for (unsigned m = 0; m < ACC_N_MODES; m++) {
+		const struct acc_cold *c = &cpu->priv->cold[m];
+
+		for (unsigned j = 0; j < slots_used(c); j++) {
+			unsigned i = used_slot(c, j);
+
+			if (c->r[i] & COLD_KEYED)
 				set_empty(&cpu->tlb[m].r[i], i);
-			if (!is_empty(&cpu->tlb[m].w[i], i) && (cpu->priv->cold[m].w[i] & COLD_KEYED))
+			if (c->w[i] & COLD_KEYED)
 				set_empty(&cpu->tlb[m].w[i], i);
 		}
+	}
 }
 
 /* ---- the second level ------------------------------------------------------------------------------------------------ */
@@ -561,7 +562,7 @@ static void l1_drop_frames(struct acc_cpu *cpu, uint64_t first, uint64_t last, b
 	for (unsigned m = 0; m < ACC_N_MODES; m++) {
 		struct acc_cold *c = &cpu->priv->cold[m];
 
-		for (unsigned j = 0; j < c->n_used; j++) {
+		for (unsigned j = 0; j < slots_used(c); j++) {
 			unsigned i = used_slot(c, j);
 
 			if (r && in_frames(c->r[i], first, last))
@@ -600,7 +601,7 @@ void acc_tlb_drop_writable(struct acc_cpu *cpu, uintptr_t hva_page)
 		struct acc_tlb_entry *w = cpu->tlb[m].w;
 		const struct acc_cold *c = &cpu->priv->cold[m];
 
-		for (unsigned j = 0; j < c->n_used; j++) {
+		for (unsigned j = 0; j < slots_used(c); j++) {
 			unsigned i = used_slot(c, j);
 
 			if (!hva_page || w[i].tag + w[i].addend == hva_page)
@@ -612,7 +613,8 @@ void acc_tlb_drop_writable(struct acc_cpu *cpu, uintptr_t hva_page)
 void acc_tlb_init(struct acc_cpu *cpu)
 {
 	for (unsigned m = 0; m < ACC_N_MODES; m++)
-		memcpy(&cpu->tlb[m], template(), sizeof(cpu->tlb[m]));
+		for (unsigned i = 0; i < ACC_TLB_SIZE; i++)
+			empty_slot(&cpu->tlb[m], i);
 	for (unsigned i = 0; i < ACC_FETCH_SIZE; i++)
 		cpu->fetch[i].tag = FETCH_EMPTY;
 	cpu->priv->clock = 1;

@@ -632,7 +632,7 @@ static void empty_entries_never_hit(void **state)
 	for (unsigned m = 0; m < ACC_N_MODES; m++)
 		for (uint64_t i = 0; i < ACC_TLB_SIZE; i++)
 			for (uint64_t off = 0; off < 2; off++) {
-				uint64_t low = i << 12 | (off ? 4095 : 0), high = low | 0xffffffffffc00000ull;
+				uint64_t low = i << 12 | (off ? 4095 : 0), high = low | -((uint64_t)ACC_TLB_SIZE << 12);
 
 				assert_null(acc_probe(w->cpu->tlb[m].r, low, 8));
 				assert_null(acc_probe(w->cpu->tlb[m].w, low, 1));
