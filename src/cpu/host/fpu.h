@@ -29,6 +29,13 @@
 int cpu_host_new(struct vcpu *c);
 void cpu_host_free(struct vcpu *c);
 
+/*
+ * Code written through another address than it is fetched from must not be executed before a serializing instruction: this is one.
+ * IRET is available everywhere and not intercepted by hypervisors. Source: Intel SDM vol. 3 "Handling Self- and Cross-Modifying
+ * Code".
+ */
+void host_serialize(void);
+
 /* Power-on state: FCW 37Fh, MXCSR 1F80h, everything else zero, XCR0 = x87. INIT leaves the FPU alone. */
 void cpu_fpu_reset(struct vcpu *c);
 

@@ -13,12 +13,7 @@
 
 #include "cpu/host/host_private.h"
 
-/*
- * Code written through another address than it is fetched from must not be executed before a serializing instruction.
- * IRET is the one available everywhere and not intercepted by hypervisors. Source: Intel SDM vol. 3 "Handling Self- and
- * Cross-Modifying Code".
- */
-static void serialize(void)
+void host_serialize(void)
 {
 	uint64_t tmp;
 
@@ -72,7 +67,7 @@ const struct host_slot *host_slot_get(struct cpu_host *h, uint64_t key)
 		i = hash_of(key);
 	}
 	memcpy(h->rw + h->used, code, n);
-	serialize();
+	host_serialize();
 	s = &h->slot[i];
 	s->key = key;
 	s->fn = (host_stub *)(uintptr_t)(h->rx + h->used);

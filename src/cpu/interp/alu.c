@@ -5,7 +5,7 @@
  *
  * On memory the instruction works at the host address itself; with a lock prefix where the guest has one.
  */
-#include "cpu/interp/interp_private.h"
+#include "cpu/interp/rmw.h"
 
 #define W_YES(bits, c, n, v)	W##bits(c, n, v)
 #define W_NO(bits, c, n, v)	((void)(v))
@@ -113,53 +113,9 @@ INT_SLOW(op##bits##_rm_s)												\
 FROM_MEMORY_FAST(op, bits, W, b)											\
 FROM_MEMORY_FAST(op, bits, W, f)
 
-#define TO_MEMORY_FAST(op, bits, form, src, A)										\
-INT_FN(op##bits##_##form##_##A)												\
-{															\
-	uint8_t *p = acc_probe_w(&c->acc, int_la_##A(c, o), bits / 8);							\
-															\
-	if (unlikely(!p))												\
-		return op##bits##_##form##_s(c, o);									\
-	c->cur = o;													\
-	at_##op##bits(p, src, &c->cc);											\
-	CPU_NEXT(c, o);													\
-}
 #define TO_MEMORY(op, bits, form, src)											\
-INT_SLOW(op##bits##_##form##_s)												\
-{															\
-	uint16_t cc = c->cc;												\
-	struct cpu_ref r;												\
-	uint##bits##_t d;												\
-															\
-	if (!int_rmw##bits(c, o, &r, &d))										\
-		return false;												\
-	int_put##bits(c, o, &r, do_##op##bits(d, src, &cc));								\
-	c->cc = cc;													\
-	return true;													\
-}															\
-INT_SLOW(op##bits##_##form##_lock)											\
-{															\
-	uint16_t cc = c->cc;												\
-	struct int_lock l;												\
-	uint##bits##_t d;												\
-	uint64_t la;													\
-	bool ok = true;													\
-															\
-	if (!cpu_la(c, o, bits / 8, ACC_RW, &la) || !int_lock_begin(c, o, la, bits / 8, &l))				\
-		return false;												\
-	if (likely(l.p)) {												\
-		lock_##op##bits(l.p, src, &cc);										\
-	} else if ((ok = cpu_ref_load(c, o, &l.ref, &d))) {								\
-		d = do_##op##bits(d, src, &cc);										\
-		cpu_ref_store(c, o, &l.ref, &d);									\
-	}														\
-	int_lock_end(c, &l);												\
-	if (ok)														\
-		c->cc = cc;												\
-	return ok;													\
-}															\
-TO_MEMORY_FAST(op, bits, form, src, b)											\
-TO_MEMORY_FAST(op, bits, form, src, f)
+INT_RMW(op, bits, form, src)												\
+INT_RMW_LOCK(op, bits, op##bits##_##form##_lock, INT_LA_RW(bits), src)
 
 /* CMP and TEST with memory as the first operand only read it. */
 #define TEST_MEMORY_FAST(op, bits, form, src, A)									\

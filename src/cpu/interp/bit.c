@@ -7,7 +7,7 @@
  */
 #include <cpuid.h>
 
-#include "cpu/interp/interp_private.h"
+#include "cpu/interp/rmw.h"
 
 /* ---- BT family -------------------------------------------------------------------------------------------------------------- */
 
@@ -60,42 +60,10 @@ INT_FN(op##bits##_ri)													\
 	CPU_NEXT(c, o);													\
 }
 
-/* @LA: how the address comes about; @BIT: which bit. A locked form has its handler. */
+/* @LA: how the address comes about; @BIT_NO: which bit. A locked form has its handler. */
 #define BIT_MODIFY(op, bits, form, LA, BIT_NO)										\
-INT_SLOW(op##bits##_##form)												\
-{															\
-	uint##bits##_t d, bit = (BIT_NO) & (bits - 1);									\
-	uint16_t cc = c->cc;												\
-	struct cpu_ref r;												\
-	uint64_t la;													\
-															\
-	if (!(LA) || !cpu_ref_get(c, o, la, bits / 8, ACC_RW, &r) || !int_get##bits(c, o, &r, &d))			\
-		return false;												\
-	int_put##bits(c, o, &r, do_##op##bits(d, bit, &cc));								\
-	c->cc = cc;													\
-	return true;													\
-}															\
-INT_SLOW(op##bits##_##form##_lock)											\
-{															\
-	uint##bits##_t d, bit = (BIT_NO) & (bits - 1);									\
-	uint16_t cc = c->cc;												\
-	struct int_lock l;												\
-	uint64_t la;													\
-	bool ok = true;													\
-															\
-	if (!(LA) || !int_lock_begin(c, o, la, bits / 8, &l))								\
-		return false;												\
-	if (likely(l.p)) {												\
-		lock_##op##bits(l.p, bit, &cc);										\
-	} else if ((ok = cpu_ref_load(c, o, &l.ref, &d))) {								\
-		d = do_##op##bits(d, bit, &cc);										\
-		cpu_ref_store(c, o, &l.ref, &d);									\
-	}														\
-	int_lock_end(c, &l);												\
-	if (ok)														\
-		c->cc = cc;												\
-	return ok;													\
-}
+INT_RMW_SLOW(op, bits, op##bits##_##form, LA, (BIT_NO) & (bits - 1))							\
+INT_RMW_LOCK(op, bits, op##bits##_##form##_lock, LA, (BIT_NO) & (bits - 1))
 #define BIT_TEST(op, bits, form, LA, BIT_NO)										\
 INT_SLOW(op##bits##_##form)												\
 {															\

@@ -3,7 +3,7 @@
  * ROL ROR RCL RCR SHL SHR SAR, SHLD SHRD. The host shifts by CL with the guest's flags loaded: a count of zero then leaves
  * them alone, and counts beyond what the manual defines do what the host does.
  */
-#include "cpu/interp/interp_private.h"
+#include "cpu/interp/rmw.h"
 
 /* ---- rotates and shifts ----------------------------------------------------------------------------------------------------- */
 
@@ -25,33 +25,6 @@ static inline void at_##op##bits(uint8_t *p, uint8_t count, uint16_t *cc)						\
 	*cc = f;													\
 }
 
-#define FAST(op, bits, form, count, A)											\
-INT_FN(op##bits##_##form##_##A)												\
-{															\
-	uint8_t *p = acc_probe_w(&c->acc, int_la_##A(c, o), bits / 8);							\
-															\
-	if (unlikely(!p))												\
-		return op##bits##_##form##_s(c, o);									\
-	c->cur = o;													\
-	at_##op##bits(p, count, &c->cc);										\
-	CPU_NEXT(c, o);													\
-}
-#define MEMORY(op, bits, form, count)											\
-INT_SLOW(op##bits##_##form##_s)												\
-{															\
-	uint16_t cc = c->cc;												\
-	struct cpu_ref r;												\
-	uint##bits##_t d;												\
-															\
-	if (!int_rmw##bits(c, o, &r, &d))										\
-		return false;												\
-	int_put##bits(c, o, &r, do_##op##bits(d, count, &cc));								\
-	c->cc = cc;													\
-	return true;													\
-}															\
-FAST(op, bits, form, count, b)												\
-FAST(op, bits, form, count, f)
-
 #define SHIFT(op, bits, sfx)												\
 VALUE(op, bits, sfx)													\
 INT_FN(op##bits##_ri)													\
@@ -64,8 +37,8 @@ INT_FN(op##bits##_rc)													\
 	W##bits(c, o->rm, do_##op##bits(R##bits(c, o->rm), (uint8_t)c->gpr[RCX], &c->cc));				\
 	CPU_NEXT(c, o);													\
 }															\
-MEMORY(op, bits, mi, (uint8_t)o->imm)											\
-MEMORY(op, bits, mc, (uint8_t)c->gpr[RCX])
+INT_RMW(op, bits, mi, (uint8_t)o->imm)											\
+INT_RMW(op, bits, mc, (uint8_t)c->gpr[RCX])
 
 #define SIZES(op) SHIFT(op, 8, b) SHIFT(op, 16, w) SHIFT(op, 32, l) SHIFT(op, 64, q)
 SIZES(rol)
@@ -152,18 +125,7 @@ INT_FN(op##bits##_r)													\
 	W##bits(c, o->rm, do_##op##bits(R##bits(c, o->rm), R##bits(c, o->reg), COUNT(o, c), &c->cc));			\
 	CPU_NEXT(c, o);													\
 }															\
-INT_SLOW(op##bits##_m)													\
-{															\
-	uint16_t cc = c->cc;												\
-	struct cpu_ref r;												\
-	uint##bits##_t d;												\
-															\
-	if (!int_rmw##bits(c, o, &r, &d))										\
-		return false;												\
-	int_put##bits(c, o, &r, do_##op##bits(d, R##bits(c, o->reg), COUNT(o, c), &cc));				\
-	c->cc = cc;													\
-	return true;													\
-}
+INT_RMW_SLOW(op, bits, op##bits##_m, INT_LA_RW(bits), R##bits(c, o->reg), COUNT(o, c))
 DOUBLE(shld, 16, w)
 DOUBLE(shld, 32, l)
 DOUBLE(shld, 64, q)

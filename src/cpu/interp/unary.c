@@ -2,7 +2,7 @@
 /*
  * INC DEC NEG NOT on registers and memory. INC and DEC keep CF, NOT keeps everything: all run with the guest's flags loaded.
  */
-#include "cpu/interp/interp_private.h"
+#include "cpu/interp/rmw.h"
 
 #define VALUE(op, bits, sfx)												\
 static inline uint##bits##_t do_##op##bits(uint##bits##_t d, uint16_t *cc)						\
@@ -30,18 +30,6 @@ static inline void lock_##op##bits(uint8_t *p, uint16_t *cc)								\
 	*cc = f;													\
 }
 
-#define FAST(op, bits, A)												\
-INT_FN(op##bits##_m_##A)												\
-{															\
-	uint8_t *p = acc_probe_w(&c->acc, int_la_##A(c, o), bits / 8);							\
-															\
-	if (unlikely(!p))												\
-		return op##bits##_m_s(c, o);										\
-	c->cur = o;													\
-	at_##op##bits(p, &c->cc);											\
-	CPU_NEXT(c, o);													\
-}
-
 #define UNARY(op, bits, sfx)												\
 VALUE(op, bits, sfx)													\
 INT_FN(op##bits##_r)													\
@@ -49,41 +37,8 @@ INT_FN(op##bits##_r)													\
 	W##bits(c, o->rm, do_##op##bits(R##bits(c, o->rm), &c->cc));							\
 	CPU_NEXT(c, o);													\
 }															\
-INT_SLOW(op##bits##_m_s)												\
-{															\
-	uint16_t cc = c->cc;												\
-	struct cpu_ref r;												\
-	uint##bits##_t d;												\
-															\
-	if (!int_rmw##bits(c, o, &r, &d))										\
-		return false;												\
-	int_put##bits(c, o, &r, do_##op##bits(d, &cc));									\
-	c->cc = cc;													\
-	return true;													\
-}															\
-INT_SLOW(op##bits##_m_lock)												\
-{															\
-	uint16_t cc = c->cc;												\
-	struct int_lock l;												\
-	uint##bits##_t d;												\
-	uint64_t la;													\
-	bool ok = true;													\
-															\
-	if (!cpu_la(c, o, bits / 8, ACC_RW, &la) || !int_lock_begin(c, o, la, bits / 8, &l))				\
-		return false;												\
-	if (likely(l.p)) {												\
-		lock_##op##bits(l.p, &cc);										\
-	} else if ((ok = cpu_ref_load(c, o, &l.ref, &d))) {								\
-		d = do_##op##bits(d, &cc);										\
-		cpu_ref_store(c, o, &l.ref, &d);									\
-	}														\
-	int_lock_end(c, &l);												\
-	if (ok)														\
-		c->cc = cc;												\
-	return ok;													\
-}															\
-FAST(op, bits, b)													\
-FAST(op, bits, f)
+INT_RMW(op, bits, m)													\
+INT_RMW_LOCK(op, bits, op##bits##_m_lock, INT_LA_RW(bits))
 
 #define SIZES(op) UNARY(op, 8, b) UNARY(op, 16, w) UNARY(op, 32, l) UNARY(op, 64, q)
 SIZES(inc)

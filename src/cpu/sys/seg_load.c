@@ -233,6 +233,16 @@ static bool umip_allows(struct vcpu *c, const struct cpu_op *o)
 	return false;
 }
 
+/* What follows from the answer to a question about the instruction: only true goes on with it. */
+static bool answered(struct vcpu *c, const struct cpu_op *o, enum cpu_ext_answer a)
+{
+	if (a == CPU_EXT_DISCARD) {
+		c->rip = cpu_op_next_rip(c, o);
+		c->stop = true;
+	}
+	return a == CPU_EXT_ALLOW;
+}
+
 /* A monitor may want to know of whoever looks at the tables or changes them. @which: 1 IDTR 2 GDTR 3 LDTR 4 TR. */
 static bool asked(struct vcpu *c, const struct cpu_op *o, unsigned which, bool load)
 {
@@ -241,16 +251,7 @@ static bool asked(struct vcpu *c, const struct cpu_op *o, unsigned which, bool l
 	if (likely(!sys_ext_wants(c, CPU_EXT_TABLE)))
 		return true;
 	sys_begin(c, o);
-	switch (sys_ext_insn(c, &x)) {
-	case CPU_EXT_ALLOW:
-		return true;
-	case CPU_EXT_DISCARD:
-		c->rip = cpu_op_next_rip(c, o);
-		c->stop = true;
-		return false;
-	default:
-		return false;
-	}
+	return answered(c, o, sys_ext_insn(c, &x));
 }
 
 void sys_sldt(struct vcpu *c, const struct cpu_op *o)
@@ -275,8 +276,25 @@ static bool read_system(struct vcpu *c, uint16_t sel, struct sys_desc *d)
 	return sys_desc_read(c, sel, VEC_GP, 0, d) && (!sys_long(c) || sys_desc_read_high(c, sel, VEC_GP, 0, d));
 }
 
-static bool base64_judge(struct vcpu *c, const struct sys_desc *d, uint16_t sel, uint64_t *base)
+static bool is_ldt(const struct vcpu *c, unsigned type)
 {
+	return type == DT_LDT;
+}
+
+static bool is_free_tss(const struct vcpu *c, unsigned type)
+{
+	return type == DT_TSS || (type == DT_TSS16 && !sys_long(c));
+}
+
+/* The descriptor that LLDT or LTR loads, and its whole base. False: faulted. */
+static bool take_system(struct vcpu *c, uint16_t sel, bool (*is_right)(const struct vcpu *, unsigned), struct sys_desc *d, uint64_t *base)
+{
+	if (!read_system(c, sel, d))
+		return false;
+	if (desc_s(d) || !is_right(c, desc_type(d)))
+		return cpu_fault(c, VEC_GP, sel_error(sel, 0));
+	if (!desc_p(d))
+		return cpu_fault(c, VEC_NP, sel_error(sel, 0));
 	*base = desc_base(d);
 	if (!sys_long(c))
 		return true;
@@ -287,10 +305,15 @@ static bool base64_judge(struct vcpu *c, const struct sys_desc *d, uint16_t sel,
 	return true;
 }
 
+static void set_system(struct vcpu *c, enum x86_seg n, uint16_t sel, const struct sys_desc *d, uint64_t base)
+{
+	sys_seg_fill(&c->seg[n], sel, d);
+	c->seg[n].base = base;
+	c->seg_base[n] = base;
+}
+
 void sys_lldt(struct vcpu *c, const struct cpu_op *o)
 {
-	struct cpu_seg *ldt = &c->seg[SEG_LDTR];
-	enum cpu_ext_answer a;
 	struct sys_desc d;
 	uint64_t base;
 	uint16_t sel;
@@ -298,73 +321,40 @@ void sys_lldt(struct vcpu *c, const struct cpu_op *o)
 	if (!sys_need_cpl0(c, o) || !asked(c, o, 3, true) || !get_rm16(c, o, &sel))
 		return;
 	sys_begin(c, o);
-	a = sys_ext(c, CPU_EXT_LDTR, 0, sel);
-	if (unlikely(a == CPU_EXT_DISCARD))
-		CPU_NEXT(c, o);
-	if (unlikely(a != CPU_EXT_ALLOW))
+	if (!answered(c, o, sys_ext(c, CPU_EXT_LDTR, 0, sel)))
 		return;
-	if (sel_is_null(sel)) {
-		*ldt = (struct cpu_seg){ .sel = sel, .unusable = 1, .type = DT_LDT };
-		CPU_NEXT(c, o);
-	}
-	if (!read_system(c, sel, &d))
+	if (sel_is_null(sel))
+		c->seg[SEG_LDTR] = (struct cpu_seg){ .sel = sel, .unusable = 1, .type = DT_LDT };
+	else if (take_system(c, sel, is_ldt, &d, &base))
+		set_system(c, SEG_LDTR, sel, &d, base);
+	else
 		return;
-	if (desc_s(&d) || desc_type(&d) != DT_LDT) {
-		cpu_fault(c, VEC_GP, sel_error(sel, 0));
-		return;
-	}
-	if (!desc_p(&d)) {
-		cpu_fault(c, VEC_NP, sel_error(sel, 0));
-		return;
-	}
-	if (!base64_judge(c, &d, sel, &base))
-		return;
-	sys_seg_fill(ldt, sel, &d);
-	ldt->base = base;
-	c->seg_base[SEG_LDTR] = base;
 	CPU_NEXT(c, o);
 }
 
 void sys_ltr(struct vcpu *c, const struct cpu_op *o)
 {
-	struct cpu_seg *tr = &c->seg[SEG_TR];
 	struct sys_desc d;
 	uint64_t base;
-	enum cpu_ext_answer a;
 	uint16_t sel;
 	uint8_t access;
 
 	if (!sys_need_cpl0(c, o) || !asked(c, o, 4, true) || !get_rm16(c, o, &sel))
 		return;
 	sys_begin(c, o);
-	a = sys_ext(c, CPU_EXT_TR, 0, sel);
-	if (unlikely(a == CPU_EXT_DISCARD))
-		CPU_NEXT(c, o);
-	if (unlikely(a != CPU_EXT_ALLOW))
+	if (!answered(c, o, sys_ext(c, CPU_EXT_TR, 0, sel)))
 		return;
 	if (sel_is_null(sel)) {
 		cpu_fault(c, VEC_GP, 0);
 		return;
 	}
-	if (!read_system(c, sel, &d))
-		return;
-	if (desc_s(&d) || !(desc_type(&d) == DT_TSS || (desc_type(&d) == DT_TSS16 && !sys_long(c)))) {
-		cpu_fault(c, VEC_GP, sel_error(sel, 0));
-		return;
-	}
-	if (!desc_p(&d)) {
-		cpu_fault(c, VEC_NP, sel_error(sel, 0));
-		return;
-	}
-	if (!base64_judge(c, &d, sel, &base))
+	if (!take_system(c, sel, is_free_tss, &d, &base))
 		return;
 	d.raw |= BIT64(41);	/* busy */
 	access = (uint8_t)(d.raw >> 40);
 	if (!cpu_sys_write(c, sys_linear(c, d.addr + 5), 1, &access))
 		return;
-	sys_seg_fill(tr, sel, &d);
-	tr->base = base;
-	c->seg_base[SEG_TR] = base;
+	set_system(c, SEG_TR, sel, &d, base);
 	CPU_NEXT(c, o);
 }
 

@@ -14,30 +14,8 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "cpu/host/fpu.h"
 #include "cpu/translate/emit.h"
-
-/* See cpu/host/stub.c: code written through another address is executed after a serializing instruction only. */
-void tr_serialize(void)
-{
-	uint64_t tmp;
-
-	__asm__ volatile("movq %%rsp, %0\n\t"
-			 "subq $128, %%rsp\n\t"		/* red zone */
-			 "andq $-16, %%rsp\n\t"
-			 "pushq %0\n\t"
-			 "movl %%ss, %k0\n\t"
-			 "pushq %0\n\t"
-			 "leaq 8(%%rsp), %0\n\t"
-			 "pushq %0\n\t"
-			 "pushfq\n\t"
-			 "movl %%cs, %k0\n\t"
-			 "pushq %0\n\t"
-			 "leaq 1f(%%rip), %0\n\t"
-			 "pushq %0\n\t"
-			 "iretq\n"
-			 "1:\tmovq (%%rsp), %%rsp"
-			 : "=&r"(tmp) : : "memory", "cc");
-}
 
 /* ---- lists ------------------------------------------------------------------------------------------------------------------------ */
 
@@ -134,7 +112,7 @@ void tr_link_to(struct translator *k, struct tr_link *l, struct tr_unit *to)
 	l->to = to;
 	l->next = to->in;
 	to->in = l;
-	tr_serialize();
+	host_serialize();
 }
 
 /* @t is not what memory holds any more. Nothing leads to its code when this returns but what is running in it. */
@@ -165,7 +143,7 @@ void tr_kill(struct translator *k, struct tr_unit *t)
 	/* The jump caches may still lead to it. */
 	e_mov_i(&e, HR_9, TR_ID(t->index, 0));
 	e_jmp_to(&e, k->at.stale);
-	tr_serialize();
+	host_serialize();
 }
 
 static bool is_as_compiled(const struct cpu_block *b)

@@ -9,6 +9,7 @@
 #include "cpu/translate/compile.h"
 
 #include "access/access.h"
+#include "cpu/host/fpu.h"
 
 const uint8_t tr_home[16] = {
 	[RAX] = HR_AX, [RCX] = HR_CX, [RDX] = HR_DX, [RBX] = HR_BX, [RSP] = HR_15, [RBP] = HR_BP, [RSI] = HR_SI, [RDI] = HR_DI,
@@ -365,7 +366,7 @@ static void publish(struct tr_compiler *x)
 	x->c->stats.tr_units++;
 	x->c->stats.tr_unit_insns += x->n;
 	x->c->stats.tr_code += u->end - u->mapped;
-	tr_serialize();
+	host_serialize();
 }
 
 size_t tr_compiler_size(void)

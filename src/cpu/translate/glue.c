@@ -240,5 +240,5 @@ void tr_emit_routines(struct vcpu *c, struct translator *k)
 	k->at.bail = emit_ask(&e, c, k, tr_bail, leave);
 	k->at.indirect = emit_ask(&e, c, k, tr_indirect, leave);
 	k->first = k->used = (e_here(&e) + 63) & ~63u;
-	tr_serialize();
+	host_serialize();
 }

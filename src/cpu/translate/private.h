@@ -131,7 +131,6 @@ void tr_link_to(struct translator *k, struct tr_link *l, struct tr_unit *to);
 struct tr_page *tr_page_find(struct translator *k, const struct cpu_block *b);
 struct tr_page *tr_page_of(struct vcpu *c, const struct cpu_block *b);
 bool tr_page_verify(struct vcpu *c, struct tr_page *p);
-void tr_serialize(void);
 static inline struct tr_jump *tr_jump_slot(const struct translator *k, uint8_t mode, uint64_t rip)
 {
 	return &k->jump[mode][rip & ((1u << TR_JUMP_BITS) - 1)];
