@@ -30,8 +30,10 @@ test: all
 	-tools/fetch-kernel linux-image-amd64
 	meson test -C $(BUILD) --print-errorlogs
 
-# Every machine type, interrupt controller, CPU model and firmware QEMU can be asked for here: hours on two CPUs.
+# The long hunts: every stress-* target of the build, then every machine type, interrupt controller, CPU model and firmware QEMU
+# can be asked for. Hours on two CPUs.
 stress: all
+	ninja -C $(BUILD) -j1 $$(ninja -C $(BUILD) -t targets all | sed -n 's/^\(stress-[a-z]*\):.*/\1/p')
 	tools/install-deps $(CLIENT_PACKAGES)
 	tools/fetch-kernel $(KERNEL_PACKAGE)
 	tests/clients/clients_test.sh $(abspath $(GUESTWARD)) $(abspath $(CACHE)) $(abspath tests/clients) all
