@@ -39,6 +39,7 @@ stress: all
 	tests/clients/clients_test.sh $(abspath $(GUESTWARD)) $(abspath $(CACHE)) $(abspath tests/clients) all
 
 bench: all
+	$(BUILD)/bench/bench-monitor
 	bench/run
 
 presubmit:

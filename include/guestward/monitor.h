@@ -47,6 +47,7 @@ enum gw_mon_access_type { GW_MON_N, GW_MON_R, GW_MON_W, GW_MON_RW, GW_MON_X, GW_
 #define GW_MON_A_WALK		0x10u	/* by the page walk for gla, not by the access itself */
 #define GW_MON_A_IMPLICIT	0x20u	/* descriptor, exception frame, TSS */
 #define GW_MON_A_ENGINE		0x40u	/* delivery of an event, task switch */
+#define GW_MON_A_PV		0x80u	/* the engine for a paravirtual clock or the like: told when it is done */
 
 struct gw_mon_regs {
 	struct kvm_regs regs;
@@ -121,23 +122,31 @@ enum gw_mon_policy {
 enum gw_mon_door { GW_MON_CALLBACK, GW_MON_CHANNEL, GW_MON_XEN };
 
 #define GW_MON_BLANKET		0x1u	/* every ALLOW is a blanket one, as Xen's EMULATE is */
+#define GW_MON_MAX_SPIN		1000u	/* microseconds */
 
 struct gw_monitor_attach {
-	uint32_t door, policy, flags, pad;
+	uint32_t door, policy, flags;
+	uint32_t stall_ms;		/* CHANNEL and XEN: a question unanswered for so long is the monitor's death; 0: waits for ever */
 	uint64_t callback, opaque;	/* CALLBACK */
 	/* Out, CHANNEL and XEN: descriptors that the caller closes. */
 	int32_t memory_fd;		/* CHANNEL: a page a vCPU; XEN: the ring's page */
 	int32_t event_fd;		/* counts events for the monitor */
 	int32_t answer_fd;		/* XEN: the monitor's notifications */
-	uint32_t n_vcpus;		/* of the channel */
-	uint64_t reserved[4];
+	uint32_t n_vcpus;		/* now; the channel has room for GW_MON_MAX_CHANNEL */
+	uint32_t spin_us, pad;		/* CHANNEL: so long a vCPU looks for its answer before it sleeps; up to GW_MON_MAX_SPIN */
+	uint64_t reserved[3];
 };
 
 /* ---- the channel ----------------------------------------------------------------------------------------------------------- */
 
 /*
- * Page i of the channel's memory is vCPU i's. The engine writes event, then stores event_seq (release) and adds 1 to event_fd;
- * the monitor writes answer, stores answer_seq (release), and, if waiting is set, adds 1 to the eventfd of that vCPU.
+ * Page i of the channel's memory is vCPU i's. The engine writes event, adds 1 to event_seq and then to event_fd; the monitor copies
+ * it and stores event_seq to seen_seq; if it is sync, it writes answer and stores event.seq to answer_seq; then, if waiting is set,
+ * it adds 1 to the eventfd of that vCPU. Nothing is overwritten that was not seen. Both may look instead of
+ * sleeping: a monitor that sets polling is not told by event_fd. Whoever is about to sleep says so first and then looks once more
+ * (all of these accesses sequentially consistent): the other side either sees that or has been seen.
+ *
+ * A vCPU made later uses its page as the others do; GW_MON_OP_INFO counts it, and GW_MON_OP_WAKE_FD gets its eventfd.
  * Every field the monitor writes is read once; nothing in it can harm anyone but the monitor's own guest.
  */
 #define GW_MON_PAGE		4096u
@@ -145,7 +154,9 @@ struct gw_mon_page {
 	uint64_t event_seq;
 	uint64_t answer_seq;
 	uint32_t waiting;		/* the vCPU sleeps: it must be woken */
-	uint32_t pad[11];
+	uint32_t polling;		/* the monitor's: it looks at event_seq, event_fd stays as it is */
+	uint64_t seen_seq;
+	uint32_t pad[8];
 	struct gw_mon_event event;
 	_Alignas(64) struct gw_mon_answer answer;
 };
@@ -181,10 +192,11 @@ enum gw_mon_op {
 	GW_MON_OP_PULL,			/* XEN: take answers from the ring */
 	GW_MON_OP_BLANKET,		/* a[0] on */
 	GW_MON_OP_LOST,			/* inside the process only: the monitor is dead */
-	GW_MON_OP_WAKE_FD,		/* inside the process only: a[0] vCPU; r[0] descriptor */
+	GW_MON_OP_WAKE_FD,		/* CHANNEL: a[0] vCPU; r[0] descriptor that wakes it; a session gets it with the reply */
 	/*
-	 * Sessions only: a[0] enum gw_mon_door (not CALLBACK), a[1] enum gw_mon_policy, a[2] flags; r[0] vCPUs, r[1] highest gfn. With
-	 * the reply come descriptors: memory, events for the monitor, then XEN: answers; CHANNEL: one a vCPU, at most 250.
+	 * Sessions only: a[0] enum gw_mon_door (not CALLBACK), a[1] enum gw_mon_policy, a[2] flags, a[3] stall_ms, a[4] spin_us;
+	 * r[0] vCPUs, r[1] highest gfn. With the reply come descriptors: memory, events for the monitor, then XEN: answers; CHANNEL:
+	 * one a vCPU, at most GW_MON_MAX_CHANNEL.
 	 */
 	GW_MON_OP_ATTACH,
 	GW_MON_N_OPS

@@ -76,6 +76,17 @@ static void forget_closed(void)
 	n_entries = kept;
 }
 
+/* @fd is new: whatever had this number is closed. */
+static void forget_number(int fd)
+{
+	unsigned kept = 0;
+
+	for (unsigned i = 0; i < n_entries; i++)
+		if (entries[i].fd != fd && entries[i].vm_fd != fd)
+			entries[kept++] = entries[i];
+	n_entries = kept;
+}
+
 static void answer_list(int fd)
 {
 	static struct entry copy[MAX_VCPUS];	/* this thread's alone */
@@ -290,7 +301,9 @@ static void start(void)
 void control_vm_created(int fd)
 {
 	pthread_once(&once, start);
-	(void)fd;
+	pthread_mutex_lock(&lock);
+	forget_number(fd);
+	pthread_mutex_unlock(&lock);
 }
 
 void control_vcpu_created(int vm_fd, int fd, unsigned long id)
@@ -301,6 +314,7 @@ void control_vcpu_created(int vm_fd, int fd, unsigned long id)
 	if (listener < 0)
 		return;
 	pthread_mutex_lock(&lock);
+	forget_number(fd);
 	forget_closed();
 	for (unsigned i = 0; i < n_entries && !known; i++) {
 		known = entries[i].vm_fd == vm_fd;

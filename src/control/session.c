@@ -89,7 +89,8 @@ static long command(struct session *s, struct gw_monitor *c, uint32_t op, uint64
 /* Descriptors for the peer; the number, or -errno. */
 static int attach(struct session *s, const struct gw_mon_cmd *cmd, struct gw_mon_reply *reply, int fds[MAX_FDS])
 {
-	struct gw_monitor_attach a = { .door = (uint32_t)cmd->a[0], .policy = (uint32_t)cmd->a[1], .flags = (uint32_t)cmd->a[2] };
+	struct gw_monitor_attach a = { .door = (uint32_t)cmd->a[0], .policy = (uint32_t)cmd->a[1], .flags = (uint32_t)cmd->a[2],
+				       .stall_ms = (uint32_t)cmd->a[3], .spin_us = (uint32_t)cmd->a[4] };
 	struct gw_monitor c;
 	unsigned n = 0, cpus;
 	long err;
@@ -133,7 +134,7 @@ static bool serve_one(struct session *s)
 		n = s->is_attached ? -EBUSY : attach(s, &c.cmd, &c.reply, fds);
 		c.reply.err = n < 0 ? n : 0;
 		n = n < 0 ? 0 : n;
-	} else if (c.cmd.op == GW_MON_OP_LOST || c.cmd.op == GW_MON_OP_WAKE_FD) {
+	} else if (c.cmd.op == GW_MON_OP_LOST) {
 		c.reply.err = -EPERM;
 	} else {
 		long err;
@@ -147,6 +148,8 @@ static bool serve_one(struct session *s)
 			c.reply = (struct gw_mon_reply){ .err = (int32_t)err };
 		if (c.cmd.op == GW_MON_OP_DETACH && !c.reply.err)
 			s->is_attached = false;
+		if (c.cmd.op == GW_MON_OP_WAKE_FD && !c.reply.err)
+			fds[n++] = (int)c.reply.r[0];
 	}
 	ok = send_all(s->fd, &c.reply, sizeof(c.reply), fds, (unsigned)n) && send_all(s->fd, s->payload, c.reply.size, NULL, 0);
 	for (int i = 0; i < n; i++)

@@ -139,6 +139,7 @@ void mon_rearm(struct monitor *m)
 	atomic_store(&m->is_armed, armed);
 	m->is_walk_judge = walks;
 	m->host->judge_walks(m->vm, walks);
+	atomic_store(&m->wants, mask);
 	m->host->wants(m->vm, mask);
 }
 
@@ -174,7 +175,8 @@ int mon_attach(struct monitor *m, struct gw_monitor_attach *a)
 {
 	int err;
 
-	if (a->door >= sizeof(doors) / sizeof(doors[0]) || a->policy > GW_MON_STOP || a->flags & ~GW_MON_BLANKET || a->pad)
+	if (a->door >= sizeof(doors) / sizeof(doors[0]) || a->policy > GW_MON_STOP || a->flags & ~GW_MON_BLANKET || a->pad ||
+	    a->spin_us > GW_MON_MAX_SPIN)
 		return -EINVAL;
 	pthread_mutex_lock(&m->lock);
 	err = -EBUSY;
@@ -197,6 +199,9 @@ int mon_attach(struct monitor *m, struct gw_monitor_attach *a)
 		goto unlock;
 	m->door = a->door;
 	m->policy = a->policy;
+	m->stall_ns = a->door == GW_MON_CALLBACK ? 0 : (uint64_t)a->stall_ms * 1000000;
+	m->spin_ns = a->spin_us * 1000ull;
+	m->is_bad_answer_logged = false;
 	atomic_store(&m->blanket, (a->flags & GW_MON_BLANKET) != 0);
 	atomic_store(&m->is_attached, true);
 	atomic_fetch_add(&m->session, 1);

@@ -7,6 +7,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <unistd.h>
 
 #include "monitor/private.h"
@@ -22,14 +23,12 @@ static int callback_open(struct monitor *m, struct gw_monitor_attach *a)
 
 static int callback_send(struct monitor *m, struct mon_vcpu *v, const struct gw_mon_event *ev)
 {
-	struct gw_mon_answer a = { .seq = ev->seq };
-
+	v->answer = (struct gw_mon_answer){ .seq = ev->seq };
 	m->host->foreign(v->cpu, true);
-	m->callback(m->opaque, ev, &a);
+	m->callback(m->opaque, ev, &v->answer);
 	m->host->foreign(v->cpu, false);
-	a.seq = ev->seq;
 	if (ev->flags & GW_MON_F_SYNC)
-		mon_answered(m, v, &a);
+		v->state = MON_ANSWERED;
 	return 0;
 }
 
@@ -42,10 +41,18 @@ static struct gw_mon_page *page_of(struct monitor *m, const struct mon_vcpu *v)
 	return v->index < m->n_pages ? (struct gw_mon_page *)(void *)(m->pages + (size_t)v->index * GW_MON_PAGE) : NULL;
 }
 
+/* Kept for later sessions: the vCPU may be about to wait for it. Under door_lock. */
+static int make_wake_fd(struct mon_vcpu *v)
+{
+	if (v->wake_fd < 0)
+		v->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	return v->wake_fd < 0 ? -errno : 0;
+}
+
 static int channel_open(struct monitor *m, struct gw_monitor_attach *a)
 {
-	unsigned n = m->host->n_vcpus(m->vm);
-	size_t size = (size_t)n * GW_MON_PAGE;
+	unsigned n = m->host->n_vcpus(m->vm), room = n > GW_MON_MAX_CHANNEL ? n : GW_MON_MAX_CHANNEL;
+	size_t size = (size_t)room * GW_MON_PAGE;	/* pages that nobody touches cost nothing */
 	void *p;
 
 	if (!n)
@@ -61,15 +68,15 @@ static int channel_open(struct monitor *m, struct gw_monitor_attach *a)
 	if (p == MAP_FAILED)
 		return -errno;
 	m->pages = p;
-	m->n_pages = n;
-	for (unsigned i = 0; i < n; i++) {
+	m->n_pages = room;
+	for (unsigned i = 0; i < MON_MAX_VCPUS; i++) {
 		struct mon_vcpu *v = atomic_load(&m->vcpu[i]);
+		int err = v ? make_wake_fd(v) : 0;
 
-		/* Kept for later sessions: a vCPU may be about to wait for it. */
-		if (v->wake_fd < 0)
-			v->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-		if (v->wake_fd < 0)
-			return -errno;
+		if (err)
+			return err;
+		if (v)
+			v->sent_seq = 0;
 	}
 	a->n_vcpus = n;
 	return 0;
@@ -77,10 +84,24 @@ static int channel_open(struct monitor *m, struct gw_monitor_attach *a)
 
 static void channel_close(struct monitor *m)
 {
+	/* The session is over: they are about to notice. */
+	while (atomic_load(&m->n_spinning))
+		sched_yield();
 	if (m->pages)
 		munmap(m->pages, (size_t)m->n_pages * GW_MON_PAGE);
 	m->pages = NULL;
 	m->n_pages = 0;
+}
+
+/* The page holds one event: the next waits until it has been seen. */
+static bool channel_has_room(struct monitor *m, struct mon_vcpu *v)
+{
+	struct gw_mon_page *p = page_of(m, v);
+
+	if (!p || __atomic_load_n(&p->seen_seq, __ATOMIC_ACQUIRE) == v->sent_seq)
+		return true;
+	__atomic_store_n(&p->waiting, 1, __ATOMIC_SEQ_CST);
+	return __atomic_load_n(&p->seen_seq, __ATOMIC_SEQ_CST) == v->sent_seq;
 }
 
 static int channel_send(struct monitor *m, struct mon_vcpu *v, const struct gw_mon_event *ev)
@@ -88,11 +109,16 @@ static int channel_send(struct monitor *m, struct mon_vcpu *v, const struct gw_m
 	struct gw_mon_page *p = page_of(m, v);
 	const uint64_t one = 1;
 
-	if (!p)
-		return -ENODEV;	/* a vCPU that was made after the monitor came */
+	if (!p || make_wake_fd(v))
+		return -ENODEV;
+	if (!channel_has_room(m, v))
+		return -EAGAIN;
+	v->sent_seq++;
 	memcpy(&p->event, ev, sizeof(*ev));
-	__atomic_store_n(&p->waiting, 1, __ATOMIC_RELAXED);
-	__atomic_store_n(&p->event_seq, __atomic_load_n(&p->event_seq, __ATOMIC_RELAXED) + 1, __ATOMIC_RELEASE);
+	__atomic_store_n(&p->waiting, 0, __ATOMIC_RELAXED);
+	__atomic_store_n(&p->event_seq, v->sent_seq, __ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&p->polling, __ATOMIC_SEQ_CST))
+		return 0;
 	return write(m->event_fd, &one, sizeof(one)) == (ssize_t)sizeof(one) || errno == EAGAIN ? 0 : -errno;
 }
 
@@ -104,14 +130,25 @@ static int channel_pull(struct monitor *m, struct mon_vcpu *v)
 
 	if (!p)
 		return 0;
-	if (v->wake_fd >= 0 && read(v->wake_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
-		return -errno;
-	if (__atomic_load_n(&p->answer_seq, __ATOMIC_ACQUIRE) != v->seq)
-		return 0;
+	if (__atomic_load_n(&p->answer_seq, __ATOMIC_ACQUIRE) != v->seq) {
+		/* About to sleep: a wake-up that was meant for an earlier answer is used up, then we say so and look once more. */
+		if (v->wake_fd >= 0 && read(v->wake_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
+			return -errno;
+		__atomic_store_n(&p->waiting, 1, __ATOMIC_SEQ_CST);
+		if (__atomic_load_n(&p->answer_seq, __ATOMIC_SEQ_CST) != v->seq)
+			return 0;
+	}
 	memcpy(&a, &p->answer, sizeof(a));
 	a.seq = v->seq;
 	mon_answered(m, v, &a);
 	return 0;
+}
+
+static bool channel_peek(struct monitor *m, struct mon_vcpu *v)
+{
+	const struct gw_mon_page *p = page_of(m, v);
+
+	return !p || __atomic_load_n(&p->answer_seq, __ATOMIC_RELAXED) == v->seq;
 }
 
 static int channel_fd(struct monitor *m, struct mon_vcpu *v)
@@ -120,8 +157,8 @@ static int channel_fd(struct monitor *m, struct mon_vcpu *v)
 	return v->wake_fd;
 }
 
-const struct mon_door_ops mon_channel_door = { .open = channel_open, .close = channel_close, .send = channel_send, .pull = channel_pull,
-	.fd = channel_fd };
+const struct mon_door_ops mon_channel_door = { .open = channel_open, .close = channel_close, .send = channel_send, .has_room = channel_has_room, .pull = channel_pull,
+	.peek = channel_peek, .fd = channel_fd };
 
 int mon_wake_fd(struct monitor *m, unsigned vcpu)
 {
@@ -131,7 +168,7 @@ int mon_wake_fd(struct monitor *m, unsigned vcpu)
 	if (!v)
 		return -EINVAL;
 	pthread_mutex_lock(&m->door_lock);
-	fd = v->wake_fd < 0 ? -ENODEV : fcntl(v->wake_fd, F_DUPFD_CLOEXEC, 0);
+	fd = m->ops != &mon_channel_door || make_wake_fd(v) ? -ENODEV : fcntl(v->wake_fd, F_DUPFD_CLOEXEC, 0);
 	pthread_mutex_unlock(&m->door_lock);
 	return fd == -1 ? -errno : fd;
 }

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <time.h>
 
 #include "monitor/private.h"
 
@@ -21,6 +22,21 @@ void mon_logf(struct monitor *m, const char *fmt, ...)
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
 	m->host->log(text);
+}
+
+void mon_log_bad_answer(struct monitor *m, const char *what, unsigned value)
+{
+	if (!m->is_bad_answer_logged)
+		mon_logf(m, "monitor: an answer with %s %u is skipped; more like it are not reported", what, value);
+	m->is_bad_answer_logged = true;
+}
+
+static uint64_t now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
 /* ---- what holds for one execution ------------------------------------------------------------------------------------------ */
@@ -41,6 +57,12 @@ static void execution_over(struct mon_vcpu *v)
 	pthread_mutex_lock(&v->lock);
 	v->state = MON_IDLE;
 	pthread_mutex_unlock(&v->lock);
+}
+
+/* Put to the monitor of this session, and not answered yet. */
+static bool question_stands(const struct mon_vcpu *v)
+{
+	return v->asked.valid && v->asked_session == atomic_load(&v->m->session);
 }
 
 /* Is what is remembered about the instruction that is executing? The client may have sent the vCPU elsewhere. */
@@ -96,15 +118,8 @@ static bool is_paused(const struct mon_vcpu *v)
 /* Does anything need to be told between instructions? */
 static bool needs_alone(struct mon_vcpu *v)
 {
-	bool trap;
-
-	if (v->n_grants || v->blanket || v->asked.valid || v->regs.due || v->denied.due || v->fast_view != MON_NO_VIEW || v->is_code ||
-	    atomic_load(&v->step) || is_paused(v))
-		return true;
-	pthread_mutex_lock(&v->lock);
-	trap = v->trap.due;
-	pthread_mutex_unlock(&v->lock);
-	return trap;
+	return v->n_grants || v->blanket || v->asked.valid || v->regs.due || v->n_told || v->fast_view != MON_NO_VIEW || v->is_code ||
+	       atomic_load(&v->step) || is_paused(v) || atomic_load(&v->trap.due);
 }
 
 /* ---- events ------------------------------------------------------------------------------------------------------------------ */
@@ -160,29 +175,70 @@ void mon_wake_all(struct monitor *m)
 
 struct waiting { struct monitor *m; struct mon_vcpu *v; unsigned session; bool for_room; };
 
+/* How often someone who sleeps must look at the clock. */
+static int tick_ms(const struct monitor *m)
+{
+	uint64_t ms = m->stall_ns / 8000000;
+
+	return !m->stall_ns ? -1 : ms > 100 ? 100 : ms ? (int)ms : 1;
+}
+
+static bool is_stalled(const struct waiting *w)
+{
+	return w->m->stall_ns && now() - w->v->asked_at > w->m->stall_ns;
+}
+
 /* Answers are fetched here by whoever waits; a monitor that breaks the rules is let go. */
 static bool is_ready(void *arg)
 {
 	struct waiting *w = arg;
+	bool is_over, has_room = false;
 	enum mon_state state;
-	bool is_over;
 	int err = 0;
 
 	pthread_mutex_lock(&w->m->door_lock);
 	is_over = atomic_load(&w->m->session) != w->session;
 	if (!is_over && w->m->ops->pull)
 		err = w->m->ops->pull(w->m, w->v);
+	if (!is_over && w->for_room)
+		has_room = !w->m->ops->has_room || w->m->ops->has_room(w->m, w->v);
 	pthread_mutex_unlock(&w->m->door_lock);
 	if (err < 0)
 		mon_lost(w->m);
 	if (is_over || err < 0)
 		return true;
-	if (w->for_room)
-		return true;	/* try to send again */
 	pthread_mutex_lock(&w->v->lock);
 	state = w->v->state;
 	pthread_mutex_unlock(&w->v->lock);
-	return state == MON_ANSWERED;
+	if (!w->for_room && state == MON_ANSWERED)
+		return true;
+	if (!has_room && is_stalled(w)) {
+		mon_logf(w->m, "monitor: no answer for vCPU %u in time", w->v->index);
+		mon_lost(w->m);
+		return true;
+	}
+	return has_room;	/* try to send again */
+}
+
+/* Look for the answer before sleeping. */
+static void spin(const struct waiting *w)
+{
+	struct monitor *m = w->m;
+	uint64_t end;
+
+	if (!m->spin_ns || !m->ops->peek)
+		return;
+	end = now() + m->spin_ns;
+	atomic_fetch_add(&m->n_spinning, 1);
+	do {
+		for (unsigned i = 0; i < 64 && atomic_load(&m->session) == w->session; i++) {
+			if (m->ops->peek(m, w->v))
+				goto found;
+			__builtin_ia32_pause();
+		}
+	} while (atomic_load(&m->session) == w->session && now() < end);
+found:
+	atomic_fetch_sub(&m->n_spinning, 1);
 }
 
 static int door_fd(struct monitor *m, struct mon_vcpu *v)
@@ -198,8 +254,6 @@ static int door_fd(struct monitor *m, struct mon_vcpu *v)
 /* 0: it is out. -EINTR: wanted elsewhere before it was. -ENOTCONN: nobody is there (any more). */
 static int send(struct monitor *m, struct mon_vcpu *v, struct waiting *w)
 {
-	bool first = true;
-
 	for (;;) {
 		int err = -ENOTCONN;
 
@@ -223,9 +277,8 @@ static int send(struct monitor *m, struct mon_vcpu *v, struct waiting *w)
 			return -ENOTCONN;
 		}
 		w->for_room = true;
-		if (!first && !m->host->block(v->cpu, door_fd(m, v), is_ready, w))
+		if (!m->host->block(v->cpu, door_fd(m, v), tick_ms(m), is_ready, w))
 			return -EINTR;
-		first = false;
 	}
 }
 
@@ -278,10 +331,7 @@ static bool apply(struct monitor *m, struct mon_vcpu *v, const struct mon_key *k
 	}
 	if (a->flags & GW_MON_ANS_NEXT_INT)
 		atomic_store(&v->next_int, true);
-	pthread_mutex_lock(&v->lock);
-	again |= v->trap.due;
-	pthread_mutex_unlock(&v->lock);
-	return again;
+	return again || atomic_load(&v->trap.due);
 }
 
 static enum mon_outcome begin_again(struct monitor *m, struct mon_vcpu *v)
@@ -303,17 +353,22 @@ static enum mon_outcome nobody(struct monitor *m, struct mon_vcpu *v, const stru
 static enum mon_outcome ask(struct monitor *m, struct mon_vcpu *v, const struct mon_key *key)
 {
 	struct waiting w = { .m = m, .v = v, .session = atomic_load(&m->session) };
+	bool direct = m->ops && m->ops->is_direct;
 	struct gw_mon_answer a;
 	int err;
 
 	check_execution(v);
-	if (!v->asked.valid || !same_key(&v->asked.key, key)) {
-		pthread_mutex_lock(&v->lock);
+	if (!question_stands(v) || !same_key(&v->asked.key, key)) {
+		if (!direct)
+			pthread_mutex_lock(&v->lock);
 		v->ev.seq = ++v->seq;
 		v->state = MON_ASKED;
 		v->asked.key = *key;
-		pthread_mutex_unlock(&v->lock);
+		if (!direct)
+			pthread_mutex_unlock(&v->lock);
 		v->asked.valid = true;
+		v->asked_session = w.session;
+		v->asked_at = m->stall_ns ? now() : 0;
 		v->ev.flags |= GW_MON_F_SYNC;
 		v->m->host->alone(v->cpu, true);
 		err = send(m, v, &w);
@@ -325,13 +380,18 @@ static enum mon_outcome ask(struct monitor *m, struct mon_vcpu *v, const struct 
 		}
 	}
 	w.for_room = false;
-	if (!is_ready(&w) && !m->host->block(v->cpu, door_fd(m, v), is_ready, &w))
-		return MON_LEAVE;
-	pthread_mutex_lock(&v->lock);
+	if (!direct || v->state != MON_ANSWERED) {
+		spin(&w);
+		if (!m->host->block(v->cpu, door_fd(m, v), tick_ms(m), is_ready, &w))
+			return MON_LEAVE;
+	}
+	if (!direct)
+		pthread_mutex_lock(&v->lock);
 	err = v->state == MON_ANSWERED ? 0 : -ENOTCONN;
 	v->state = MON_IDLE;
 	a = v->answer;
-	pthread_mutex_unlock(&v->lock);
+	if (!direct)
+		pthread_mutex_unlock(&v->lock);
 	v->asked.valid = false;
 	if (err)
 		return nobody(m, v, key);
@@ -358,6 +418,7 @@ void mon_tell(struct monitor *m, struct mon_vcpu *v, bool inside)
 	struct waiting w = { .m = m, .v = v, .session = atomic_load(&m->session) };
 
 	v->ev.seq = 0;
+	v->asked_at = m->stall_ns ? now() : 0;
 	if (inside)
 		m->host->outside(v->cpu, true);
 	if (send(m, v, &w))
@@ -375,6 +436,16 @@ static void enter(void *ext, struct acc_cpu *cpu)
 
 	v->cpu = cpu;
 	v->is_alone = false;
+	if (unlikely(!v->is_known)) {
+		uint32_t wants;
+
+		/* Made after a subscription: mon_rearm() did not see it. */
+		v->is_known = true;
+		do {
+			wants = atomic_load(&m->wants);
+			m->host->wants_of(cpu, wants);
+		} while (atomic_load(&m->wants) != wants);
+	}
 	if (needs_alone(v))
 		m->host->alone(cpu, true);
 }
@@ -392,38 +463,42 @@ static bool stand(struct monitor *m, struct mon_vcpu *v)
 	bool ok;
 
 	m->host->outside(v->cpu, true);
-	ok = m->host->block(v->cpu, -1, may_run, v);
+	ok = m->host->block(v->cpu, -1, -1, may_run, v);
 	m->host->outside(v->cpu, false);
 	return ok;
 }
 
 static void take_trap(struct monitor *m, struct mon_vcpu *v)
 {
-	bool due;
-
+	if (likely(!atomic_load(&v->trap.due)))
+		return;
 	pthread_mutex_lock(&v->lock);
-	due = v->trap.due;
+	m->host->inject(v->cpu, v->trap.vector, v->trap.type, v->trap.error, v->trap.length, v->trap.cr2);
 	v->trap.due = false;
 	pthread_mutex_unlock(&v->lock);
-	if (due)
-		m->host->inject(v->cpu, v->trap.vector, v->trap.type, v->trap.error, v->trap.length, v->trap.cr2);
 }
 
-static void tell_denied(struct monitor *m, struct mon_vcpu *v)
+/* What happened to watched pages without being asked about. */
+static void tell_noted(struct monitor *m, struct mon_vcpu *v)
 {
-	const struct acc_request *rq = &v->denied.rq;
-	struct gw_mon_event *ev;
+	for (unsigned i = 0; i < v->n_told; i++) {
+		const struct mon_told *t = &v->told[i];
 
-	v->denied.due = false;
-	if (!mon_subscribed(m, 31) || !atomic_load(&m->is_attached))
-		return;
-	ev = mon_event(m, v, GW_MON_DENIED);
-	ev->u.mem.gfn = gpa_gfn(rq->gpa).v;
-	ev->u.mem.offset = rq->gpa.v & GW_PAGE_MASK;
-	ev->u.mem.gla = rq->gva.v;
-	ev->u.mem.access = ev->u.mem.wanted = rq->rights;
-	ev->u.mem.len = rq->len;
-	mon_tell(m, v, true);
+		if (!atomic_load(&m->is_attached) || (t->reason == GW_MON_DENIED && !mon_subscribed(m, 31)))
+			continue;
+		mon_fill_memory(mon_event(m, v, t->reason), &t->rq, t->missing);
+		mon_tell(m, v, true);
+	}
+	v->n_told = 0;
+}
+
+void mon_note(struct monitor *m, struct mon_vcpu *v, uint32_t reason, const struct acc_request *rq, uint8_t missing)
+{
+	if (v->n_told < MON_TOLD)
+		v->told[v->n_told++] = (struct mon_told){ reason, *rq, missing };
+	else
+		atomic_fetch_add(&m->n_denied_lost, 1);
+	m->host->alone(rq->cpu, true);
 }
 
 /* A step's event is about no instruction: it is waited for here. */
@@ -432,7 +507,7 @@ static bool ask_step(struct monitor *m, struct mon_vcpu *v)
 	struct mon_key key = { .kind = GW_MON_SINGLESTEP };
 	enum mon_outcome o;
 
-	if (!v->asked.valid) {
+	if (!question_stands(v)) {
 		struct gw_mon_event *ev = mon_event(m, v, GW_MON_SINGLESTEP);
 		uint64_t gpa;
 
@@ -461,8 +536,8 @@ static bool before(void *ext, struct acc_cpu *cpu)
 	}
 	check_execution(v);
 	take_trap(m, v);
-	if (v->denied.due)
-		tell_denied(m, v);
+	if (v->n_told)
+		tell_noted(m, v);
 	v->is_alone = true;
 	if (!needs_alone(v))
 		mon_set_alone(v, false);

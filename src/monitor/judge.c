@@ -88,7 +88,7 @@ static enum acc_verdict check(void *guard, const struct acc_request *rq, struct 
 	uint8_t rights, missing;
 	uint64_t entry;
 
-	if (likely(!atomic_load_explicit(&m->is_armed, memory_order_acquire)) || !rq->cpu || rq->origin >= ACC_PV)
+	if (likely(!atomic_load_explicit(&m->is_armed, memory_order_acquire)) || !rq->cpu || rq->origin > ACC_PV)
 		return ACC_ALLOW;
 	vcpu = mon_vcpu_of(m, rq->cpu);
 	view = atomic_load(&m->view[atomic_load_explicit(&vcpu->view, memory_order_acquire)]);
@@ -101,6 +101,12 @@ static enum acc_verdict check(void *guard, const struct acc_request *rq, struct 
 	missing = rq->rights & (uint8_t)~rights;
 	if (likely(!missing) || v != ACC_ALLOW)
 		return v;
+	if (rq->origin == ACC_PV) {
+		/* Between instructions, where nobody can wait: it is done, and told. */
+		if (atomic_load_explicit(&m->is_attached, memory_order_relaxed))
+			mon_note(m, vcpu, GW_MON_MEM_ACCESS, rq, missing);
+		return ACC_ALLOW;
+	}
 	if (is_walk(rq)) {
 		uint32_t walks = atomic_load_explicit(&m->walks, memory_order_relaxed);
 
@@ -138,7 +144,7 @@ static bool unheard(struct monitor *m, struct mon_view *view, uint64_t gfn, uint
 	return set_one(m, view, gfn, entry, GW_MON_RWX, 0);
 }
 
-static void fill_memory(struct gw_mon_event *ev, const struct acc_request *rq, uint8_t missing)
+void mon_fill_memory(struct gw_mon_event *ev, const struct acc_request *rq, uint8_t missing)
 {
 	ev->u.mem.gfn = gpa_gfn(rq->gpa).v;
 	ev->u.mem.offset = rq->gpa.v & GW_PAGE_MASK;
@@ -146,7 +152,7 @@ static void fill_memory(struct gw_mon_event *ev, const struct acc_request *rq, u
 	ev->u.mem.len = rq->len;
 	ev->u.mem.wanted = rq->rights;
 	ev->u.mem.access = missing | (is_walk(rq) ? GW_MON_A_WALK : 0) | (rq->stage == ACC_IMPLICIT ? GW_MON_A_IMPLICIT : 0) |
-			   (rq->origin == ACC_ENGINE ? GW_MON_A_ENGINE : 0);
+			   (rq->origin == ACC_ENGINE ? GW_MON_A_ENGINE : 0) | (rq->origin == ACC_PV ? GW_MON_A_PV : 0);
 }
 
 static bool wait(void *guard, struct acc_cpu *cpu, const struct acc_request *asked)
@@ -173,7 +179,7 @@ static bool wait(void *guard, struct acc_cpu *cpu, const struct acc_request *ask
 	if (!atomic_load(&m->is_attached) && !atomic_load(&m->is_policy_pause))
 		return unheard(m, view, gfn, entry);
 	pthread_mutex_unlock(&m->lock);
-	fill_memory(mon_event(m, v, GW_MON_MEM_ACCESS), rq, v->want_missing);
+	mon_fill_memory(mon_event(m, v, GW_MON_MEM_ACCESS), rq, v->want_missing);
 	if (type == GW_MON_N2RWX) {
 		mon_tell(m, v, false);
 		pthread_mutex_lock(&m->lock);
@@ -198,9 +204,7 @@ static void denied(void *guard, const struct acc_request *rq, const struct acc_r
 	entry = view_get(view, gpa_gfn(rq->gpa).v);
 	if (!(entry & ENTRY_SET) || !(rq->rights & ~mon_rights(entry_type(view, entry))))
 		return;
-	v->denied.due = true;
-	v->denied.rq = *rq;
-	m->host->alone(rq->cpu, true);
+	mon_note(m, v, GW_MON_DENIED, rq, rq->rights);
 }
 
 static void forget(void *guard, struct gfn first, uint64_t n)

@@ -37,6 +37,7 @@ struct mon_host {
 	void (*judge_walks)(void *vm, bool on);
 	/* Which of enum cpu_ext_insn to be asked about. */
 	void (*wants)(void *vm, uint32_t mask);
+	void (*wants_of)(struct acc_cpu *cpu, uint32_t mask);
 	/* Instructions run alone, interrupts are held, before() and after() are called. */
 	void (*alone)(struct acc_cpu *cpu, bool on);
 	/* The instruction about to be left is begun again by the dispatcher without leaving KVM_RUN. */
@@ -49,8 +50,11 @@ struct mon_host {
 	void (*inject)(struct acc_cpu *cpu, unsigned vector, unsigned type, uint32_t error, unsigned length, uint64_t cr2);
 	/* acc_leave(), and acc_enter() again: around whatever may wait for others. */
 	void (*outside)(struct acc_cpu *cpu, bool begin);
-	/* Outside: sleep until @ready; false: the vCPU is wanted elsewhere. @fd >= 0 is watched too. Wake: from any thread. */
-	bool (*block)(struct acc_cpu *cpu, int fd, bool (*ready)(void *arg), void *arg);
+	/*
+	 * Outside: sleep until @ready; false: the vCPU is wanted elsewhere. @fd >= 0 is watched too; @ready is asked every @tick_ms
+	 * at least (-1: only when woken). Wake: from any thread.
+	 */
+	bool (*block)(struct acc_cpu *cpu, int fd, int tick_ms, bool (*ready)(void *arg), void *arg);
 	void (*wake)(void *vm, unsigned vcpu);
 	/* The vCPU leaves guest code soon, and passes enter() before it comes back. */
 	void (*kick)(void *vm, unsigned vcpu);

@@ -52,6 +52,7 @@ uint8_t mon_rights(unsigned type);
 /* ---- vCPUs ---------------------------------------------------------------------------------------------------------------- */
 
 #define MON_GRANTS	24u
+#define MON_TOLD	4u
 
 /* What one execution of an instruction has been asked about, and the answer. */
 struct mon_key { uint32_t kind; uint32_t b; uint64_t a; };	/* kind: reason; memory: a gfn, b rights and stage */
@@ -80,21 +81,26 @@ struct mon_vcpu {
 	struct acc_request want;		/* the violation found by check(), for wait() */
 	uint8_t want_missing;
 	struct { bool due; struct kvm_regs r; } regs;
-	struct { bool due; struct acc_request rq; } denied;
+	struct mon_told { uint32_t reason; struct acc_request rq; uint8_t missing; } told[MON_TOLD];	/* when the instruction is over */
+	unsigned n_told;
+	uint64_t asked_at;			/* ns */
+	unsigned asked_session;
+	bool is_known;				/* has been in enter() */
 	unsigned fast_view;			/* MON_NO_VIEW: no fast step */
 	bool is_code;				/* other bytes are being executed */
 	bool gone_on;				/* released while waiting: this once without asking */
 	struct gw_mon_event ev;
 	/* Under lock. */
 	pthread_mutex_t lock;
-	enum mon_state state;
+	_Atomic uint8_t state;			/* enum mon_state; with a direct door the vCPU's own, without lock */
 	uint64_t seq;
 	struct gw_mon_answer answer;
-	struct { bool due; uint32_t vector, type, error, length; uint64_t cr2; } trap;
+	struct { _Atomic bool due; uint32_t vector, type, error, length; uint64_t cr2; } trap;
 	/* Any thread. */
 	_Atomic bool step, next_int;
 	_Atomic unsigned paused;
-	int wake_fd;				/* CHANNEL */
+	int wake_fd;				/* CHANNEL, under door_lock */
+	uint64_t sent_seq;
 };
 
 /* ---- doors ---------------------------------------------------------------------------------------------------------------- */
@@ -106,8 +112,12 @@ struct mon_door_ops {
 	void (*close)(struct monitor *m);
 	/* 0; -EAGAIN: no room now; other: the monitor cannot be reached. In CALLBACK answers at once. */
 	int (*send)(struct monitor *m, struct mon_vcpu *v, const struct gw_mon_event *ev);
+	/* After -EAGAIN, under door_lock: might send() do now? Otherwise a wake-up follows. NULL: always. */
+	bool (*has_room)(struct monitor *m, struct mon_vcpu *v);
 	/* Look for answers from outside. -errno: the monitor does not play by the rules. Any vCPU's thread. */
 	int (*pull)(struct monitor *m, struct mon_vcpu *v);
+	/* Is there an answer to @v's question? Without door_lock, while n_spinning holds the memory. NULL: spinning is no use. */
+	bool (*peek)(struct monitor *m, struct mon_vcpu *v);
 	/* Watched while waiting; -1: none. */
 	int (*fd)(struct monitor *m, struct mon_vcpu *v);
 };
@@ -136,6 +146,11 @@ struct monitor {
 	_Atomic bool blanket;
 	const struct mon_door_ops *ops;
 	pthread_mutex_t door_lock;		/* send and pull against close; below lock, above mon_vcpu.lock */
+	/* Doors with memory that others see: vCPUs that look at it without door_lock. It goes only when there are none. */
+	_Atomic unsigned n_spinning;
+	uint64_t stall_ns, spin_ns;		/* 0: none */
+	bool is_bad_answer_logged;
+	_Atomic uint32_t wants;			/* enum cpu_ext_insn bits, of all vCPUs */
 	_Atomic uint32_t walks;			/* enum gw_mon_walks */
 	bool is_walk_judge;
 	_Atomic bool has_views;
@@ -188,10 +203,16 @@ void mon_wake_all(struct monitor *m);
 void mon_set_alone(struct mon_vcpu *v, bool on);
 void mon_switch_view(struct monitor *m, struct mon_vcpu *v, unsigned view);
 
+void mon_fill_memory(struct gw_mon_event *ev, const struct acc_request *rq, uint8_t missing);
+/* To be told when the instruction that runs, or the next one, is over. On the vCPU's thread; does not wait. */
+void mon_note(struct monitor *m, struct mon_vcpu *v, uint32_t reason, const struct acc_request *rq, uint8_t missing);
+
 /* With monitor.lock held. */
 void mon_rearm(struct monitor *m);
 void mon_end_session(struct monitor *m);
 
+/* One line a session, however many there are. */
+void mon_log_bad_answer(struct monitor *m, const char *what, unsigned value);
 void mon_logf(struct monitor *m, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

@@ -10,6 +10,7 @@
 #define XEN_RING_SLOTS		8u
 
 #define XEN_F_VCPU_PAUSED	(1u << 0)
+#define XEN_F_FOREIGN		(1u << 1)
 #define XEN_F_EMULATE		(1u << 2)
 #define XEN_F_NOWRITE		(1u << 3)
 #define XEN_F_TOGGLE_STEP	(1u << 4)

@@ -97,14 +97,18 @@ static void fill_memory(struct xen_event *x, const struct gw_mon_event *ev)
 	x->u.mem_access.offset = ev->u.mem.offset;
 	x->u.mem_access.gla = ev->u.mem.gla;
 	x->u.mem_access.flags = (a & GW_MON_A_READ ? XEN_MEM_R : 0) | (a & GW_MON_A_WRITE ? XEN_MEM_R | XEN_MEM_W : 0) |
-				(a & GW_MON_A_EXEC ? XEN_MEM_X : 0) | XEN_MEM_GLA_VALID | (a & GW_MON_A_WALK ? XEN_MEM_IN_GPT : XEN_MEM_WITH_GLA);
+				(a & GW_MON_A_EXEC ? XEN_MEM_X : 0);
+	if (!(a & GW_MON_A_PV))
+		x->u.mem_access.flags |= XEN_MEM_GLA_VALID | (a & GW_MON_A_WALK ? XEN_MEM_IN_GPT : XEN_MEM_WITH_GLA);
 }
 
 static void fill(struct xen_event *x, const struct gw_mon_event *ev)
 {
 	memset(x, 0, sizeof(*x));
 	x->version = XEN_VM_EVENT_VERSION;
-	x->flags = (ev->flags & GW_MON_F_SYNC ? XEN_F_VCPU_PAUSED : 0) | (ev->flags & GW_MON_F_VIEWS ? XEN_F_VIEW : 0);
+	if (ev->reason == GW_MON_MEM_ACCESS && ev->u.mem.access & GW_MON_A_PV)
+		x->flags |= XEN_F_FOREIGN;
+	x->flags |= (ev->flags & GW_MON_F_SYNC ? XEN_F_VCPU_PAUSED : 0) | (ev->flags & GW_MON_F_VIEWS ? XEN_F_VIEW : 0);
 	x->reason = ev->reason;
 	x->vcpu_id = ev->vcpu;
 	x->altp2m_idx = (uint16_t)ev->view;
@@ -217,8 +221,14 @@ static void take(struct monitor *m, const struct xen_event *e)
 	struct mon_key key;
 	struct mon_vcpu *v;
 
-	if (e->version != XEN_VM_EVENT_VERSION || e->vcpu_id >= m->host->n_vcpus(m->vm))
+	if (e->version != XEN_VM_EVENT_VERSION) {
+		mon_log_bad_answer(m, "version", e->version);
 		return;
+	}
+	if (e->vcpu_id >= m->host->n_vcpus(m->vm)) {
+		mon_log_bad_answer(m, "vCPU", e->vcpu_id);
+		return;
+	}
 	v = atomic_load(&m->vcpu[e->vcpu_id]);
 	/* Without this flag the vCPU stays where it is, as on Xen. */
 	if (!v || !(e->flags & XEN_F_VCPU_PAUSED) || !mon_asked(v, &key))
@@ -275,10 +285,17 @@ static int ring_pull(struct monitor *m, struct mon_vcpu *me)
 	return 0;
 }
 
+static bool ring_has_room(struct monitor *m, struct mon_vcpu *v)
+{
+	(void)v;
+	return m->xen->req_prod - m->xen->rsp_cons < XEN_RING_SLOTS;
+}
+
 static int ring_fd(struct monitor *m, struct mon_vcpu *v)
 {
 	(void)v;
 	return m->answer_fd;
 }
 
-const struct mon_door_ops mon_xen_door = { .open = ring_open, .close = ring_close, .send = ring_send, .pull = ring_pull, .fd = ring_fd };
+const struct mon_door_ops mon_xen_door = { .open = ring_open, .close = ring_close, .send = ring_send, .has_room = ring_has_room, .pull = ring_pull,
+	.fd = ring_fd };

@@ -109,6 +109,11 @@ static void wants(void *opaque, uint32_t mask)
 		atomic_store(&atomic_load(&vm->vcpu[i])->c.ext_wants, mask);
 }
 
+static void wants_of(struct acc_cpu *cpu, uint32_t mask)
+{
+	atomic_store(&cpu_of(cpu)->ext_wants, mask);
+}
+
 static void alone(struct acc_cpu *cpu, bool on)
 {
 	cpu_of(cpu)->ext_alone = on;
@@ -208,9 +213,9 @@ static void outside(struct acc_cpu *cpu, bool begin)
 		acc_enter(cpu);
 }
 
-static bool block(struct acc_cpu *cpu, int fd, bool (*ready)(void *arg), void *arg)
+static bool block(struct acc_cpu *cpu, int fd, int tick_ms, bool (*ready)(void *arg), void *arg)
 {
-	return vm_vcpu_wait(vcpu_of(cpu), fd, ready, arg);
+	return vm_vcpu_wait(vcpu_of(cpu), fd, tick_ms, ready, arg);
 }
 
 static void wake(void *opaque, unsigned vcpu)
@@ -276,7 +281,7 @@ static void log_text(const char *text)
 
 static const struct mon_host host = {
 	.n_vcpus = n_vcpus, .index = index_of, .forget = forget, .flush = flush, .frame = frame, .is_memory = is_memory, .max_gfn = max_gfn,
-	.judge_walks = judge_walks, .wants = wants, .alone = alone, .again = again, .code = code, .rip = rip, .regs = regs,
+	.judge_walks = judge_walks, .wants = wants, .wants_of = wants_of, .alone = alone, .again = again, .code = code, .rip = rip, .regs = regs,
 	.set_regs = set_regs, .translate = translate, .inject = inject, .outside = outside, .block = block, .wake = wake, .kick = kick,
 	.foreign = foreign, .read = read_memory, .write = write_memory, .translate_vcpu = translate_vcpu, .log = log_text,
 };

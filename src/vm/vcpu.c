@@ -302,7 +302,7 @@ int vm_vcpu_block(struct vm_vcpu *v)
 	return err;
 }
 
-bool vm_vcpu_wait(struct vm_vcpu *v, int fd, bool (*ready)(void *arg), void *arg)
+bool vm_vcpu_wait(struct vm_vcpu *v, int fd, int tick_ms, bool (*ready)(void *arg), void *arg)
 {
 	struct pollfd p[3];
 	uint64_t count;
@@ -319,7 +319,7 @@ bool vm_vcpu_wait(struct vm_vcpu *v, int fd, bool (*ready)(void *arg), void *arg
 		ok = ready(arg);
 		if (ok || atomic_load(&v->c.acc.attention) & ACC_ATT_EXIT || vm_alive(v->vm))
 			break;
-		if (poll(p, fd >= 0 ? 3 : 2, -1) < 0 && errno != EINTR)
+		if (poll(p, fd >= 0 ? 3 : 2, tick_ms) < 0 && errno != EINTR)
 			break;
 		if (p[1].revents & POLLIN) {
 			v->is_signal_found = true;

@@ -318,7 +318,7 @@ void vm_vcpu_request(struct vm_vcpu *v, uint32_t requests);
 /* Sleep until there is something to do. 0: look again; -EINTR: a signal is pending. */
 int vm_vcpu_block(struct vm_vcpu *v);
 /* As block, but for @ready, with @fd >= 0 watched too: false, the vCPU is wanted elsewhere. Outside acc_enter(). */
-bool vm_vcpu_wait(struct vm_vcpu *v, int fd, bool (*ready)(void *arg), void *arg);
+bool vm_vcpu_wait(struct vm_vcpu *v, int fd, int tick_ms, bool (*ready)(void *arg), void *arg);
 /* INIT, then SIPI, as the mp_state allows. True: the state changed. */
 bool vm_vcpu_accept_events(struct vm_vcpu *v);
 /* Is there a reason to leave HLT? */

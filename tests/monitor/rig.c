@@ -59,14 +59,26 @@ static void long_mode(int vcpu)
 	assert_int_equal(gw_ioctl(vcpu, KVM_SET_SREGS, (uintptr_t)&s), 0);
 }
 
+void rig_add_cpu(struct rig *r)
+{
+	struct { uint32_t nent, pad; struct kvm_cpuid_entry2 e[100]; } c = { .nent = 100 };
+	unsigned i = r->n_cpus++;
+	int err;
+
+	assert_int_equal(gw_ioctl(r->sys, KVM_GET_SUPPORTED_CPUID, (uintptr_t)&c), 0);
+	r->vcpu[i] = (int)gw_ioctl(r->vm, KVM_CREATE_VCPU, i);
+	assert_true(r->vcpu[i] >= 0);
+	r->run[i] = gw_mmap(12288, PROT_READ | PROT_WRITE, MAP_SHARED, r->vcpu[i], 0, &err);
+	assert_non_null(r->run[i]);
+	assert_int_equal(gw_ioctl(r->vcpu[i], KVM_SET_CPUID2, (uintptr_t)&c), 0);
+	long_mode(r->vcpu[i]);
+}
+
 void rig_open(struct rig *r, unsigned cpus)
 {
 	struct kvm_userspace_memory_region region = { .memory_size = RAM };
-	struct { uint32_t nent, pad; struct kvm_cpuid_entry2 e[100]; } c = { .nent = 100 };
-	int err;
 
 	memset(r, 0, sizeof(*r));
-	r->n_cpus = cpus;
 	r->sys = gw_open();
 	r->vm = (int)gw_ioctl(r->sys, KVM_CREATE_VM, 0);
 	assert_true(r->vm >= 0);
@@ -75,15 +87,8 @@ void rig_open(struct rig *r, unsigned cpus)
 	region.userspace_addr = (uintptr_t)r->ram;
 	assert_int_equal(gw_ioctl(r->vm, KVM_SET_USER_MEMORY_REGION, (uintptr_t)&region), 0);
 	tables(r);
-	assert_int_equal(gw_ioctl(r->sys, KVM_GET_SUPPORTED_CPUID, (uintptr_t)&c), 0);
-	for (unsigned i = 0; i < cpus; i++) {
-		r->vcpu[i] = (int)gw_ioctl(r->vm, KVM_CREATE_VCPU, i);
-		assert_true(r->vcpu[i] >= 0);
-		r->run[i] = gw_mmap(12288, PROT_READ | PROT_WRITE, MAP_SHARED, r->vcpu[i], 0, &err);
-		assert_non_null(r->run[i]);
-		assert_int_equal(gw_ioctl(r->vcpu[i], KVM_SET_CPUID2, (uintptr_t)&c), 0);
-		long_mode(r->vcpu[i]);
-	}
+	while (r->n_cpus < cpus)
+		rig_add_cpu(r);
 }
 
 void rig_attach(struct rig *r, uint32_t policy)

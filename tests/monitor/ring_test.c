@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
@@ -319,6 +320,60 @@ static void twelve_vcpus_and_eight_slots(void **state)
 	client_end(&c);
 }
 
+static bool silence(struct client *c, struct xen_event *e) { return false; }
+static void ignore(int sig) { (void)sig; }
+
+static void *kicked_thread(void *arg)
+{
+	struct one *o = arg;
+
+	return (void *)(intptr_t)gw_ioctl(o->r->vcpu[o->i], KVM_RUN, 0);
+}
+
+static double cpu_time(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+/* Eight wait for answers, four for slots: all of them asleep, and none of them lost to the client. */
+static void a_full_ring_is_waited_for_asleep(void **state)
+{
+	struct sigaction sa = { .sa_handler = ignore };
+	static struct client c;
+	struct one o[CPUS];
+	pthread_t t[CPUS];
+	double before;
+	void *ret;
+
+	sigaction(SIGUSR1, &sa, NULL);
+	ring_attach(&c, CPUS, GW_MON_RELEASE);
+	c.respond = silence;
+	load_counters(&c.r);
+	client_start(&c);
+	for (unsigned i = 0; i < CPUS; i++) {
+		o[i] = (struct one){ &c.r, i };
+		assert_int_equal(pthread_create(&t[i], NULL, kicked_thread, &o[i]), 0);
+	}
+	while (c.n < XEN_RING_SLOTS)
+		usleep(1000);
+	usleep(100000);
+	before = cpu_time();
+	usleep(300000);
+	assert_true(cpu_time() - before < 0.1);
+	assert_int_equal(c.n, XEN_RING_SLOTS);
+	for (unsigned i = 0; i < CPUS; i++) {
+		pthread_kill(t[i], SIGUSR1);
+		pthread_join(t[i], &ret);
+		assert_int_equal((intptr_t)ret, -EINTR);
+		assert_int_equal(rig_regs(&c.r, i).rip, CODE);
+	}
+	assert_int_equal(rig_cmd(&c.r, GW_MON_OP_DETACH, 1, 0, 0, 0, 0, NULL), 0);
+	client_end(&c);
+}
+
 static void *killer(void *arg)
 {
 	struct client *c = arg;
@@ -367,6 +422,7 @@ static void *channel_thread(void *arg)
 			if (seq == c->seen[i])
 				continue;
 			c->seen[i] = seq;
+			__atomic_store_n(&g->seen_seq, seq, __ATOMIC_SEQ_CST);
 			c->n++;
 			memset(&g->answer, 0, sizeof(g->answer));
 			g->answer.flags = GW_MON_ANS_ALLOW;
@@ -426,6 +482,7 @@ int main(void)
 		cmocka_unit_test(bad_responses_leave_the_vcpu_paused),
 		cmocka_unit_test(a_ring_scribbled_over_is_let_go),
 		cmocka_unit_test(twelve_vcpus_and_eight_slots),
+		cmocka_unit_test(a_full_ring_is_waited_for_asleep),
 		cmocka_unit_test(death_under_load_releases_all),
 		cmocka_unit_test(a_channel_for_each_vcpu),
 	};

@@ -1,0 +1,408 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Introspection in numbers: synchronous round trips in the process and from another one (sleeping and with a bounded spin) beside a
+ * bare eventfd ping-pong of the same run, single steps, view switches, rights on a million pages, and what a monitor costs a guest
+ * whose pages it does not watch, or of which it watches one in a hundred. One line a number, "name value unit".
+ */
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/wait.h>
+
+#include <guestward/guestward.h>
+#include <guestward/kvm.h>
+
+#include "../examples/session.h"
+
+#define RAM		(64ull << 20)
+#define BIG		(4ull << 30)	/* a million pages, never touched */
+#define BIG_AT		(1ull << 32)
+#define CODE		0x1000u
+#define WATCHED		0x2000u
+
+static int sys, vm, vcpu;
+static struct kvm_run *run;
+static uint8_t *ram;
+static pthread_t thread;
+static atomic_bool is_wanted;
+static atomic_ulong n_events;
+
+static double now(void) { return (double)session_now() / 1e9; }
+static void kick(int sig) { (void)sig; }
+static void rest(double s) { nanosleep(&(struct timespec){ .tv_sec = (time_t)s, .tv_nsec = (long)((s - (double)(time_t)s) * 1e9) }, NULL); }
+
+static long ask(int fd, unsigned long nr, const void *arg)
+{
+	long ret = gw_ioctl(fd, nr, (uintptr_t)arg);
+
+	if (ret < 0) {
+		fprintf(stderr, "monitor: ioctl %lx: %ld\n", nr, ret);
+		exit(1);
+	}
+	return ret;
+}
+
+static void command(uint32_t op, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3)
+{
+	struct gw_monitor c = { .cmd = { .op = op, .a = { a0, a1, a2, a3 } } };
+
+	ask(vm, GW_MONITOR, &c);
+	if (c.reply.err) {
+		fprintf(stderr, "monitor: command %u: %d\n", op, c.reply.err);
+		exit(1);
+	}
+}
+
+/* ---- the guest: 32-bit, flat, no paging --------------------------------------------------------------------------------------- */
+
+static const uint8_t store_loop[] = { 0x89, 0x03, 0x46, 0xeb, 0xfb };		/* 1: mov [ebx],eax; inc esi; jmp 1b */
+static const uint8_t add_loop[] = { 0x01, 0xc8, 0x31, 0xc2, 0x46, 0xeb, 0xf9 };	/* 1: add eax,ecx; xor edx,eax; inc esi; jmp 1b */
+/* 1: imul ecx,ecx,1664525; add ecx,1013904223; mov edx,ecx; and edx,3fffffc; mov [edx+100000h],ecx; inc esi; jmp 1b: any page */
+static const uint8_t random_loop[] = { 0x69, 0xc9, 0x0d, 0x66, 0x19, 0x00, 0x81, 0xc1, 0x5f, 0xf3, 0x6e, 0x3c, 0x89, 0xca, 0x81, 0xe2,
+	0xfc, 0xff, 0xff, 0x01, 0x89, 0x8a, 0x00, 0x00, 0x10, 0x00, 0x46, 0xeb, 0xe3 };
+
+static void *run_vcpu(void *arg)
+{
+	(void)arg;
+	while (atomic_load(&is_wanted))
+		gw_ioctl(vcpu, KVM_RUN, 0);
+	return NULL;
+}
+
+static void start(const uint8_t *code, size_t n)
+{
+	struct kvm_regs r = { .rip = CODE, .rbx = WATCHED, .rcx = 1, .rflags = 2 };
+
+	memcpy(ram + CODE, code, n);
+	ask(vcpu, KVM_SET_REGS, &r);
+	__atomic_store_n(&run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+	atomic_store(&is_wanted, true);
+	pthread_create(&thread, NULL, run_vcpu, NULL);
+}
+
+/* Rounds of the loop since start(). */
+static double stop(void)
+{
+	struct kvm_regs r;
+
+	atomic_store(&is_wanted, false);
+	__atomic_store_n(&run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+	pthread_kill(thread, SIGUSR1);
+	pthread_join(thread, NULL);
+	ask(vcpu, KVM_GET_REGS, &r);
+	return (double)(uint32_t)r.rsi;
+}
+
+static double rounds(const uint8_t *code, size_t n, double s)
+{
+	double from = now(), count;
+
+	start(code, n);
+	rest(s);
+	count = stop();
+	return count / (now() - from);
+}
+
+static void machine(void)
+{
+	struct kvm_userspace_memory_region r = { .memory_size = RAM }, big = { .slot = 1, .guest_phys_addr = BIG_AT, .memory_size = BIG };
+	struct kvm_sregs s;
+	int err;
+
+	sys = gw_open();
+	vm = (int)gw_ioctl(sys, KVM_CREATE_VM, 0);
+	ram = mmap(NULL, RAM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	r.userspace_addr = (uintptr_t)ram;
+	big.userspace_addr = (uintptr_t)mmap(NULL, BIG, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (vm < 0 || ram == MAP_FAILED || (void *)(uintptr_t)big.userspace_addr == MAP_FAILED)
+		exit(1);
+	memset(ram, 0, RAM);
+	ask(vm, KVM_SET_USER_MEMORY_REGION, &r);
+	ask(vm, KVM_SET_USER_MEMORY_REGION, &big);
+	vcpu = (int)ask(vm, KVM_CREATE_VCPU, NULL);
+	run = gw_mmap(12288, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0, &err);
+	ask(vcpu, KVM_GET_SREGS, &s);
+	s.cr0 = 0x11;
+	s.cs = (struct kvm_segment){ .limit = ~0u, .selector = 8, .type = 11, .present = 1, .s = 1, .db = 1, .g = 1 };
+	s.ds = (struct kvm_segment){ .limit = ~0u, .selector = 16, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1 };
+	s.es = s.ss = s.fs = s.gs = s.ds;
+	ask(vcpu, KVM_SET_SREGS, &s);
+}
+
+/* ---- in the process --------------------------------------------------------------------------------------------------------------- */
+
+static bool is_switching;
+
+static void told(void *opaque, const struct gw_mon_event *ev, struct gw_mon_answer *a)
+{
+	(void)opaque;
+	atomic_fetch_add_explicit(&n_events, 1, memory_order_relaxed);
+	a->flags = GW_MON_ANS_ALLOW;
+	if (is_switching) {
+		a->flags |= GW_MON_ANS_VIEW;
+		a->view = 3 - ev->view;
+	}
+}
+
+static void attach(void)
+{
+	struct gw_monitor_attach a = { .door = GW_MON_CALLBACK, .callback = (uintptr_t)told };
+
+	ask(vm, GW_MONITOR_ATTACH, &a);
+}
+
+static double events(const uint8_t *code, size_t n, double s)
+{
+	double from, per_s;
+
+	start(code, n);
+	rest(0.05);
+	n_events = 0;
+	from = now();
+	rest(s);
+	per_s = (double)n_events / (now() - from);
+	stop();
+	return per_s;
+}
+
+static double callbacks(void)
+{
+	double per_s;
+
+	attach();
+	command(GW_MON_OP_SET_ACCESS, 0, GW_MON_RX, WATCHED >> 12, 1);
+	per_s = events(store_loop, sizeof(store_loop), 1);
+	command(GW_MON_OP_DETACH, 1, 0, 0, 0);
+	return per_s;
+}
+
+static double steps(void)
+{
+	double per_s;
+
+	attach();
+	command(GW_MON_OP_SUBSCRIBE, GW_MON_SINGLESTEP, 1, 0, 0);
+	command(GW_MON_OP_STEP, 0, 1, 0, 0);
+	per_s = events(add_loop, sizeof(add_loop), 1);
+	command(GW_MON_OP_DETACH, 1, 0, 0, 0);
+	return per_s;
+}
+
+static void views(double per_callback)
+{
+	unsigned n = 0;
+	double from, per_s;
+
+	attach();
+	command(GW_MON_OP_VIEWS, 1, 0, 0, 0);
+	for (unsigned v = 1; v <= 2; v++) {
+		command(GW_MON_OP_VIEW_CREATE, GW_MON_RWX, 0, 0, 0);
+		command(GW_MON_OP_SET_ACCESS, v, GW_MON_RX, WATCHED >> 12, 1);
+	}
+	command(GW_MON_OP_VIEW_SWITCH, 1, 0, 0, 0);
+	is_switching = true;
+	per_s = events(store_loop, sizeof(store_loop), 1);
+	is_switching = false;
+	printf("view_switch_in_an_answer %.0f ns\n", 1e9 / per_s - 1e9 / per_callback);
+	start(add_loop, sizeof(add_loop));
+	for (from = now(); now() < from + 0.5; n++)
+		command(GW_MON_OP_VIEW_SWITCH, 1 + (n & 1), 0, 0, 0);
+	printf("view_switch_of_a_running_vcpu %.2f us\n", 0.5e6 / n);
+	stop();
+	command(GW_MON_OP_DETACH, 1, 0, 0, 0);
+}
+
+static void rights(void)
+{
+	uint64_t first = BIG_AT >> 12, n = BIG >> 12;
+	static struct gw_mon_set list[4096];
+	double from;
+
+	attach();
+	from = now();
+	command(GW_MON_OP_SET_ACCESS, 0, GW_MON_RX, first, n);
+	printf("rights_million_pages_one_range %.1f us\n", (now() - from) * 1e6);
+	from = now();
+	for (uint64_t i = 0; i < n; i++)
+		command(GW_MON_OP_SET_ACCESS, 0, i & 1 ? GW_MON_RW : GW_MON_R, first + i, 1);
+	printf("rights_million_pages_one_by_one %.1f ms\n", (now() - from) * 1e3);
+	from = now();
+	for (uint64_t i = 0; i < n; i += 4096) {
+		struct gw_monitor c = { .cmd = { .op = GW_MON_OP_SET_ACCESS_LIST, .size = sizeof(list), .a = { 0, 4096 } }, .payload = (uintptr_t)list };
+
+		for (unsigned j = 0; j < 4096; j++)
+			list[j] = (struct gw_mon_set){ first + i + j, 1, j & 1 ? GW_MON_RX : GW_MON_RWX };
+		ask(vm, GW_MONITOR, &c);
+	}
+	printf("rights_million_pages_in_lists %.1f ms\n", (now() - from) * 1e3);
+	command(GW_MON_OP_DETACH, 1, 0, 0, 0);
+}
+
+static int compare(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+static double median(double *x, unsigned n)
+{
+	qsort(x, n, sizeof(*x), compare);
+	return x[n / 2];
+}
+
+/* Interleaved, so that a busy host is as unkind to each of them. */
+static void guests(const char *name, const uint8_t *code, size_t n, bool watch)
+{
+	enum { N = 5 };
+	double bare[N], attached[N], watched[N];
+
+	for (unsigned i = 0; i < N; i++) {
+		bare[i] = rounds(code, n, 0.3);
+		attach();
+		attached[i] = rounds(code, n, 0.3);
+		for (uint64_t at = 0x100000 >> 12; watch && at < RAM >> 12; at += 100)
+			command(GW_MON_OP_SET_ACCESS, 0, GW_MON_RX, at, 1);
+		watched[i] = watch ? rounds(code, n, 0.3) : 0;
+		command(GW_MON_OP_DETACH, 1, 0, 0, 0);
+	}
+	printf("guest_%s_alone %.1f M/s\n", name, median(bare, N) / 1e6);
+	printf("guest_%s_monitor_attached %.1f M/s\n", name, median(attached, N) / 1e6);
+	if (watch)
+		printf("guest_%s_1_percent_of_pages_watched %.1f M/s\n", name, median(watched, N) / 1e6);
+}
+
+/* ---- from another process ---------------------------------------------------------------------------------------------------------- */
+
+static void allow(void *arg, struct session *s, const struct gw_mon_event *ev, struct gw_mon_answer *a)
+{
+	(void)arg;
+	(void)s;
+	(void)ev;
+	a->flags = GW_MON_ANS_ALLOW;
+}
+
+/* Forked before there are threads; told by a byte when to begin, tells by one when it is attached. */
+static void child(int fd, unsigned spin_us)
+{
+	struct session s;
+	char c;
+
+	if (read(fd, &c, 1) != 1)
+		_exit(0);
+	if (session_connect(&s, getppid(), 0) || session_attach(&s, GW_MON_RELEASE, 0, 0, spin_us) ||
+	    session_command(&s, GW_MON_OP_SET_ACCESS, 0, GW_MON_RX, WATCHED >> 12, 1, NULL) || write(fd, &c, 1) != 1)
+		_exit(1);
+	session_serve(&s, spin_us, -1, allow, NULL);
+	_exit(0);
+}
+
+struct other { pid_t pid; int fd; };
+
+static struct other other(unsigned spin_us)
+{
+	int fd[2];
+	struct other o;
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd))
+		exit(1);
+	o.pid = fork();
+	if (!o.pid) {
+		close(fd[0]);
+		child(fd[1], spin_us);
+	}
+	close(fd[1]);
+	o.fd = fd[0];
+	return o;
+}
+
+static double across(const struct other *o)
+{
+	double from, n;
+	char c = 0;
+
+	if (write(o->fd, &c, 1) != 1 || read(o->fd, &c, 1) != 1) {
+		fprintf(stderr, "monitor: the other process could not attach\n");
+		exit(1);
+	}
+	from = now();
+	start(store_loop, sizeof(store_loop));
+	rest(1);
+	n = stop();
+	n /= now() - from;
+	kill(o->pid, SIGKILL);
+	waitpid(o->pid, NULL, 0);
+	rest(0.1);	/* its end has been noticed */
+	return n;
+}
+
+/* ---- the yardstick ------------------------------------------------------------------------------------------------------------------ */
+
+static int there, back;
+static void *echo(void *arg)
+{
+	uint64_t v;
+
+	(void)arg;
+	while (read(there, &v, sizeof(v)) == (ssize_t)sizeof(v) && v < 1000 && write(back, &v, sizeof(v)) == (ssize_t)sizeof(v))
+		;
+	return NULL;
+}
+
+static double ping_pong(void)
+{
+	uint64_t v = 1;
+	unsigned long n = 0;
+	double from = now();
+
+	there = eventfd(0, EFD_CLOEXEC);
+	back = eventfd(0, EFD_CLOEXEC);
+	pthread_create(&thread, NULL, echo, NULL);
+	for (; now() < from + 1; n++)
+		if (write(there, &v, sizeof(v)) < 0 || read(back, &v, sizeof(v)) < 0)
+			exit(1);
+	from = now() - from;
+	v = 1000;
+	if (write(there, &v, sizeof(v)) < 0)
+		exit(1);
+	pthread_join(thread, NULL);
+	return (double)n / from;
+}
+
+int main(int argc, char **argv)
+{
+	struct sigaction sa = { .sa_handler = kick };
+	struct other sleeping, spinning;
+	double bare, in_process, blocking, spin;
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	setenv("GUESTWARD_CONTROL", "1", 1);
+	sleeping = other(0);
+	spinning = other(GW_MON_MAX_SPIN);
+	sigaction(SIGUSR1, &sa, NULL);
+	machine();
+	rest(0.1);
+	if (argc > 1 && !strcmp(argv[1], "in-process")) {	/* for a profiler */
+		for (unsigned i = 0; i < 5; i++)
+			printf("round_trips_in_process %.0f /s\n", callbacks());
+		return 0;
+	}
+	bare = ping_pong();
+	printf("eventfd_ping_pong %.0f /s\n", bare);
+	blocking = across(&sleeping);
+	printf("round_trips_other_process_sleeping %.0f /s\n", blocking);
+	printf("round_trips_sleeping_to_ping_pong %.2f (0.80 or more)\n", blocking / bare);
+	spin = across(&spinning);
+	printf("round_trips_other_process_spinning %.0f /s\n", spin);
+	in_process = callbacks();
+	printf("round_trips_in_process %.0f /s\n", in_process);
+	printf("round_trips_in_process_to_sleeping %.1f (20 or more)\n", in_process / blocking);
+	printf("single_steps %.0f /s\n", steps());
+	views(in_process);
+	rights();
+	guests("arithmetic", add_loop, sizeof(add_loop), false);
+	guests("stores", random_loop, sizeof(random_loop), true);
+	return 0;
+}
