@@ -478,8 +478,7 @@ static void release(struct heki *h, struct heki_seals *s, const struct heki_regs
 
 	if (set_one(h, p->gfn, HEKI_R | HEKI_XU) || !read_page(h, p->gfn, page))
 		return;
-	heki_sha256(page, GW_PAGE_SIZE, hash);
-	if (!memcmp(hash, p->hash, sizeof(hash)))
+	if (heki_sha256(page, GW_PAGE_SIZE, hash) && !memcmp(hash, p->hash, sizeof(hash)))
 		h->host->write(h->vm, gfn_gpa(GFN(p->gfn)), zeros, sizeof(zeros));
 	if (set_one(h, p->gfn, LOCKED_RIGHTS))
 		return;
