@@ -30,6 +30,8 @@ long gw_ioctl(int fd, unsigned long request, unsigned long arg)
 	struct kvm_file *f = (uint32_t)request == KVM_RUN ? kvm_file_get_seen(fd) : kvm_file_get(fd);
 	long ret;
 
+	if (unlikely(atomic_load_explicit(&kvm_n_orphans, memory_order_relaxed)))
+		kvm_file_sweep_orphans();
 	if (!f)
 		return -EBADF;
 	ret = kvm_ioctl(f, (uint32_t)request, arg);

@@ -24,6 +24,7 @@
 
 static pthread_rwlock_t lock = PTHREAD_RWLOCK_INITIALIZER;
 static struct kvm_file *buckets[N_BUCKETS];
+_Atomic unsigned kvm_n_orphans;
 
 /* By descriptor number; written with the lock held, the number of the file beside it makes collisions harmless. */
 #define N_SEEN	256u
@@ -209,6 +210,70 @@ static bool has_descriptor(const struct kvm_file *f)
 	return found;
 }
 
+static void end(struct kvm_file *f)
+{
+	if (!unlist(f))
+		return;
+	if (f->gmem)
+		vm_gmem_release(f->vm, f->gmem);
+	kvm_file_put(f);
+}
+
+/* ---- held elsewhere ------------------------------------------------------------------------------------------------------- */
+
+/*
+ * A guest_memfd whose last descriptor here is closed lives on while another process has it, or a mapping does. Nobody tells us
+ * when that ends: whoever comes by looks.
+ */
+static struct kvm_file *next_orphan(struct kvm_file *const *done, unsigned n_done)
+{
+	struct kvm_file *found = NULL;
+
+	pthread_rwlock_rdlock(&lock);
+	for (unsigned b = 0; b < N_BUCKETS && !found; b++)
+		for (struct kvm_file *f = buckets[b]; f && !found; f = f->next) {
+			bool skip = !atomic_load(&f->is_orphan);
+
+			for (unsigned i = 0; i < n_done; i++)
+				skip |= done[i] == f;
+			if (!skip)
+				found = f;
+		}
+	if (found)
+		atomic_fetch_add(&found->refs, 1);
+	pthread_rwlock_unlock(&lock);
+	return found;
+}
+
+static bool adopt(struct kvm_file *f)
+{
+	bool was = atomic_exchange(&f->is_orphan, false);
+
+	if (was)
+		atomic_fetch_sub(&kvm_n_orphans, 1);
+	return was;
+}
+
+#define MAX_SWEEP	16u	/* at a time */
+
+void kvm_file_sweep_orphans(void)
+{
+	struct kvm_file *done[MAX_SWEEP];
+	unsigned n = 0;
+
+	while (n < MAX_SWEEP && (done[n] = next_orphan(done, n))) {
+		struct kvm_file *f = done[n++];
+
+		/* It may have come back, through a socket. */
+		if (has_descriptor(f))
+			adopt(f);
+		else if (!mem_gmem_is_held(f->gmem) && adopt(f))
+			end(f);
+	}
+	for (unsigned i = 0; i < n; i++)
+		kvm_file_put(done[i]);
+}
+
 int kvm_file_close(int fd)
 {
 	struct kvm_file *f = kvm_file_get(fd);
@@ -219,10 +284,11 @@ int kvm_file_close(int fd)
 	forget_seen(fd, NULL);
 	pthread_rwlock_unlock(&lock);
 	close(fd);
-	if (!has_descriptor(f) && unlist(f)) {
-		if (f->gmem)
-			vm_gmem_release(f->vm, f->gmem);
-		kvm_file_put(f);
+	if (!has_descriptor(f)) {
+		if (!f->gmem || !mem_gmem_is_held(f->gmem))
+			end(f);
+		else if (!atomic_exchange(&f->is_orphan, true))
+			atomic_fetch_add(&kvm_n_orphans, 1);
 	}
 	kvm_file_put(f);
 	return 0;

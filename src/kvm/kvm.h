@@ -19,6 +19,7 @@ struct kvm_file {
 	_Atomic unsigned refs;		/* the table's, and one for each call that uses it */
 	enum kvm_kind kind;
 	bool is_listed;
+	_Atomic bool is_orphan;		/* no descriptor in this process, but somewhere */
 	dev_t dev;
 	ino_t ino;
 	struct vm *vm;			/* holds a reference; NULL for system */
@@ -34,6 +35,9 @@ void kvm_file_put(struct kvm_file *f);
 int kvm_file_add(int fd, enum kvm_kind kind, struct vm *vm, struct vm_vcpu *vcpu);
 int kvm_file_add_gmem(int fd, struct vm *vm, struct mem_gmem *gmem);
 int kvm_file_close(int fd);
+/* Ends guest_memfds that nobody holds any more, in whatever process. To be called when there are orphans. */
+void kvm_file_sweep_orphans(void);
+extern _Atomic unsigned kvm_n_orphans;
 /* A memfd to stand for an object that needs no memory. */
 int kvm_file_new(const char *name);
 

@@ -156,6 +156,14 @@ static int anonymous_resident(struct mem_gmem *g, uint64_t page, uint64_t n, uin
 	return mem_is_resident(g->base + (page << GW_PAGE_SHIFT), n, vec) ? 0 : -ENOMEM;
 }
 
+/* Whatever the store: a descriptor of our own of the client's file. */
+static void file_close(struct mem_gmem *g)
+{
+	if (g->fd >= 0)
+		close(g->fd);
+	g->fd = -1;
+}
+
 static void anonymous_close(struct mem_gmem *g)
 {
 	if (g->base) {
@@ -163,6 +171,7 @@ static void anonymous_close(struct mem_gmem *g)
 		munmap(g->base, bytes_of(g));
 	}
 	g->base = NULL;
+	file_close(g);
 }
 
 const struct mem_backing_ops mem_backing_anonymous = {
@@ -229,13 +238,6 @@ static int file_resident(struct mem_gmem *g, uint64_t page, uint64_t n, uint8_t 
 	ok = mem_is_resident(p, n, vec);
 	file_unmap(g, p, n);
 	return ok ? 0 : -ENOMEM;
-}
-
-static void file_close(struct mem_gmem *g)
-{
-	if (g->fd >= 0)
-		close(g->fd);
-	g->fd = -1;
 }
 
 const struct mem_backing_ops mem_backing_file = {
@@ -359,6 +361,17 @@ int mem_gmem_resident(struct mem_gmem *g, uint64_t page, uint64_t n, uint8_t *ve
 	for (uint64_t i = 0; atomic_load(&g->is_closed) && i < n; i++)
 		vec[i] = 0;
 	return atomic_load(&g->is_closed) ? 0 : g->ops->resident(g, page, n, vec);
+}
+
+/* A write lease is given only to who has the inode's only open file. Not granted for another reason: as if nobody had. */
+bool mem_gmem_is_held(const struct mem_gmem *g)
+{
+	if (g->fd < 0)
+		return false;
+	if (fcntl(g->fd, F_SETLEASE, F_WRLCK))
+		return errno == EAGAIN;
+	fcntl(g->fd, F_SETLEASE, F_UNLCK);
+	return false;
 }
 
 void mem_gmem_close(struct mem_gmem *g)

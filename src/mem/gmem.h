@@ -89,7 +89,7 @@ struct mem_gmem {
 	int fd;
 };
 
-/* Takes @fd (the file store only; -1 otherwise) over on success. */
+/* Takes @fd over on success: an open file of our own of what the client holds, or -1 (not with the file store). */
 int mem_gmem_new(const struct mem_backing_ops *ops, uint64_t n_pages, uint64_t flags, int fd, const struct mem_gmem_user *user,
 		 void *opaque, struct mem_gmem **out);
 struct mem_gmem *mem_gmem_get(struct mem_gmem *g);
@@ -103,6 +103,8 @@ int mem_gmem_allocate(struct mem_gmem *g, uint64_t page, uint64_t n);
 /* What lies past the end is ignored. */
 int mem_gmem_punch(struct mem_gmem *g, uint64_t page, uint64_t n);
 int mem_gmem_resident(struct mem_gmem *g, uint64_t page, uint64_t n, uint8_t *vec);
+/* Has anybody, in whatever process, the client's open file, or a mapping of it? False too where that cannot be known. */
+bool mem_gmem_is_held(const struct mem_gmem *g);
 /* The last descriptor is gone: nobody can reach the bytes any more, and they go. */
 void mem_gmem_close(struct mem_gmem *g);
 

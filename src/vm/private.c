@@ -149,9 +149,9 @@ static const struct mem_gmem_user user = { begin, end };
  * What the client gets when the bytes are not for it: a file of the same size and nothing in it. Writing, mapping it for writing and
  * punching it past us are refused by the seals, so that no such call looks as if it had worked.
  */
-static int make_fd(uint64_t size, bool is_store)
+static int make_file(uint64_t size, bool is_store)
 {
-	int fd = memfd_create("guest_memfd", MFD_ALLOW_SEALING), err;
+	int fd = memfd_create("guest_memfd", MFD_ALLOW_SEALING | MFD_CLOEXEC), err;
 
 	if (fd < 0)
 		return -errno;
@@ -164,41 +164,70 @@ static int make_fd(uint64_t size, bool is_store)
 	return fd;
 }
 
+static int reopen(int fd, int flags)
+{
+	char path[32];
+	int again;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	again = open(path, O_RDWR | flags);
+	return again < 0 ? -errno : again;
+}
+
+/*
+ * Two open files of one inode, the client's and our own: so ours can tell whether the client's is still open anywhere, in another
+ * process, in a message under way, or under a mapping (mem_gmem_is_held). Where there is no /proc both are one open file, and
+ * the last descriptor in this process counts.
+ */
+static int make_fds(uint64_t size, bool is_store, int *own)
+{
+	int first = make_file(size, is_store), client;
+
+	if (first < 0)
+		return first;
+	client = reopen(first, 0);
+	*own = client < 0 ? fcntl(first, F_DUPFD_CLOEXEC, 0) : reopen(first, O_CLOEXEC);
+	if (*own >= 0 && client >= 0) {
+		close(first);
+		return client;
+	}
+	if (client >= 0)
+		close(client);
+	if (*own >= 0 && !fcntl(first, F_SETFD, 0))
+		return first;
+	client = *own < 0 ? *own : -EMFILE;
+	if (*own >= 0)
+		close(*own);
+	close(first);
+	return client == -1 ? -EMFILE : client;
+}
+
 int vm_gmem_create(struct vm *vm, const struct kvm_create_guest_memfd *args, struct mem_gmem **out, int *fd)
 {
 	const uint64_t both = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED;
 	const struct mem_backing_ops *ops = &mem_backing_anonymous;
 	bool is_store = (args->flags & both) == both;
-	int client, own = -1, err;
+	int client, own, err;
 
 	if (args->flags & ~vm_gmem_flags(vm))
 		return -EINVAL;
 	if (!args->size || args->size > INT64_MAX || args->size & GW_PAGE_MASK)
 		return -EINVAL;
-	client = make_fd(args->size, is_store);
+	client = make_fds(args->size, is_store, &own);
 	if (client < 0)
 		return client;
-	if (is_store) {
+	if (is_store)
 		ops = &mem_backing_file;
-		own = fcntl(client, F_DUPFD_CLOEXEC, 0);
-		if (own < 0) {
-			err = -errno;
-			goto close_client;
-		}
-	} else if (vm->private_options & GW_PRIVATE_HUGE) {
+	else if (vm->private_options & GW_PRIVATE_HUGE)
 		ops = &mem_backing_huge;
-	}
 	err = mem_gmem_new(ops, args->size >> GW_PAGE_SHIFT, args->flags, own, &user, vm, out);
-	if (err)
-		goto close_own;
+	if (err) {
+		close(own);
+		close(client);
+		return err;
+	}
 	*fd = client;
 	return 0;
-close_own:
-	if (own >= 0)
-		close(own);
-close_client:
-	close(client);
-	return err;
 }
 
 void vm_gmem_release(struct vm *vm, struct mem_gmem *g)
