@@ -124,7 +124,7 @@ static void *map_ours(void *addr, size_t length, int prot, int flags, int fd, of
 SHIM_EXPORT void *mmap(void *addr, size_t length, int prot, int flags, int fd, off_t offset)
 {
 	shim_enter();
-	if (flags & MAP_ANONYMOUS || !shim_owns(fd))
+	if (flags & MAP_ANONYMOUS || !(shim_owns(fd) || (shim_noted(fd) == SHIM_INHERITED && shim_is_gmem(fd))))
 		return REAL(mmap)(addr, length, prot, flags, fd, offset);
 	return map_ours(addr, length, prot, flags, fd, offset);
 }

@@ -31,6 +31,9 @@ int shim_open(int dirfd, const char *path, int flags, unsigned mode, bool *is_ou
 	*is_ours = p;
 	if (p)
 		return (int)shim_result(shim_path_open(p, flags));
+	fd = flags & O_PATH ? -1 : shim_fd_of_link(path);
+	if (fd >= 0 && shim_is_gmem(fd))
+		return (int)shim_result(-ENXIO);
 	fd = REAL(openat)(dirfd, path, flags, mode);
 	/* The number may have been ours and closed where we did not see it. */
 	if (fd >= 0)

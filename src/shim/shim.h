@@ -59,6 +59,8 @@ unsigned shim_kind_of(int fd);
 bool shim_owns(int fd);
 /* gmem.c: is it a guest_memfd? */
 bool shim_is_gmem(int fd);
+/* links.c: the descriptor of this process that a path like /proc/self/fd/5 means, or -1. */
+int shim_fd_of_link(const char *path);
 /* The next noted descriptor in [first, last], or -1. */
 int shim_next_noted(unsigned first, unsigned last);
 /* Closes a descriptor that shim_owns(). 0 or -errno. */

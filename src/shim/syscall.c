@@ -7,6 +7,7 @@
 #include <linux/openat2.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 
 #include "shim/real.h"
@@ -17,6 +18,7 @@
 #define X(name) extern __typeof__(name) __real_##name;
 X(open) X(openat) X(creat) X(ioctl) X(mmap) X(close) X(close_range) X(dup) X(dup2) X(dup3) X(fcntl) X(read) X(pread)
 X(readv) X(write) X(pwrite) X(writev) X(stat) X(lstat) X(fstat) X(fstatat) X(fallocate) X(ftruncate) X(lseek) X(statx) X(access) X(faccessat) X(sigaction)
+X(fstatfs) X(readlink) X(readlinkat)
 #undef X
 
 /* The kernel's struct sigaction. */
@@ -57,6 +59,9 @@ static long do_statx(const long a[6]) { return OURS(statx)((int)a[0], PTR(1), (i
 static long do_fallocate(const long a[6]) { return OURS(fallocate)((int)a[0], (int)a[1], a[2], a[3]); }
 static long do_ftruncate(const long a[6]) { return OURS(ftruncate)((int)a[0], a[1]); }
 static long do_lseek(const long a[6]) { return OURS(lseek)((int)a[0], a[1], (int)a[2]); }
+static long do_fstatfs(const long a[6]) { return OURS(fstatfs)((int)a[0], PTR(1)); }
+static long do_readlink(const long a[6]) { return OURS(readlink)(PTR(0), PTR(1), (size_t)a[2]); }
+static long do_readlinkat(const long a[6]) { return OURS(readlinkat)((int)a[0], PTR(1), PTR(2), (size_t)a[3]); }
 static long do_access(const long a[6]) { return OURS(access)(PTR(0), (int)a[1]); }
 static long do_faccessat(const long a[6]) { return OURS(faccessat)((int)a[0], PTR(1), (int)a[2], 0); }
 
@@ -124,7 +129,8 @@ static const struct { long number; call_fn *fn; } rows[] = {
 	{ SYS_close_range, do_close_range }, { SYS_dup, do_dup }, { SYS_dup2, do_dup2 }, { SYS_dup3, do_dup3 },
 	{ SYS_fcntl, do_fcntl }, { SYS_pread64, do_pread }, { SYS_readv, do_readv }, { SYS_pwrite64, do_pwrite },
 	{ SYS_writev, do_writev }, { SYS_stat, do_stat }, { SYS_lstat, do_lstat }, { SYS_fstat, do_fstat },
-	{ SYS_newfstatat, do_fstatat }, { SYS_statx, do_statx }, { SYS_fallocate, do_fallocate }, { SYS_ftruncate, do_ftruncate }, { SYS_lseek, do_lseek }, { SYS_access, do_access }, { SYS_faccessat, do_faccessat },
+	{ SYS_newfstatat, do_fstatat }, { SYS_statx, do_statx }, { SYS_fallocate, do_fallocate }, { SYS_ftruncate, do_ftruncate }, { SYS_lseek, do_lseek },
+	{ SYS_fstatfs, do_fstatfs }, { SYS_readlink, do_readlink }, { SYS_readlinkat, do_readlinkat }, { SYS_access, do_access }, { SYS_faccessat, do_faccessat },
 	{ SYS_faccessat2, do_faccessat2 }, { SYS_rt_sigaction, do_sigaction },
 };
 

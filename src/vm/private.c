@@ -320,13 +320,25 @@ static int allocate(struct vm *vm, struct mem_gmem *g, uint64_t page, uint64_t n
 	return err;
 }
 
+/*
+ * Our parent's VM. Its secret bytes are not here, so there is nothing to work on; a file that the client shares is the same
+ * everywhere, and the parent's vCPUs see what becomes of it as they see any other writer. Locks may be held by who is not here.
+ */
+static int fallocate_in_child(struct mem_gmem *g, int mode, uint64_t page, uint64_t n)
+{
+	if (g->ops->is_secret)
+		return -EIO;
+	if (!(mode & FALLOC_FL_PUNCH_HOLE))
+		return page > g->n_pages || n > g->n_pages - page ? -EINVAL : g->ops->allocate(g, page, n);
+	if (page >= g->n_pages)
+		return 0;
+	return g->ops->punch(g, page, n < g->n_pages - page ? n : g->n_pages - page);
+}
+
 int vm_gmem_fallocate(struct vm *vm, struct mem_gmem *g, int mode, int64_t offset, int64_t len)
 {
 	int err;
 
-	/* Of another process's VM there is nothing here to work on. */
-	if (vm->fork_generation != vm_fork_generation())
-		return -EIO;
 	if (offset < 0 || len <= 0)
 		return -EINVAL;
 	if (!(mode & FALLOC_FL_KEEP_SIZE) || mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE))
@@ -335,6 +347,8 @@ int vm_gmem_fallocate(struct vm *vm, struct mem_gmem *g, int mode, int64_t offse
 		return -EFBIG;
 	if ((offset | len) & (int64_t)GW_PAGE_MASK)
 		return -EINVAL;
+	if (vm->fork_generation != vm_fork_generation())
+		return fallocate_in_child(g, mode, (uint64_t)offset >> GW_PAGE_SHIFT, (uint64_t)len >> GW_PAGE_SHIFT);
 	if (!(mode & FALLOC_FL_PUNCH_HOLE))
 		return allocate(vm, g, (uint64_t)offset >> GW_PAGE_SHIFT, (uint64_t)len >> GW_PAGE_SHIFT);
 	pthread_mutex_lock(&vm->lock);

@@ -8,12 +8,14 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -70,6 +72,8 @@ static void it_looks_like_the_kernels(void **state)
 	int fd = make(4, 0), shared = make(4, GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED), ep = epoll_create1(0);
 	struct pollfd p = { .fd = fd, .events = POLLIN | POLLOUT };
 	struct epoll_event e = { .events = EPOLLIN };
+	char path[40], link[64];
+	struct statfs fs;
 	struct stat st;
 
 	assert_int_equal(fstat(fd, &st), 0);
@@ -79,6 +83,19 @@ static void it_looks_like_the_kernels(void **state)
 	assert_int_equal(st.st_blocks, 0);
 	assert_int_equal(poll(&p, 1, 0), 1);
 	assert_int_equal(p.revents, POLLIN | POLLOUT);
+	assert_int_equal(fstatfs(fd, &fs), 0);
+	assert_int_equal(fs.f_type, 0x09041934);
+	assert_int_equal(syscall(SYS_fstatfs, shared, &fs), 0);
+	assert_int_equal(fs.f_type, 0x09041934);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	assert_int_equal(readlink(path, link, sizeof(link)), 21);
+	assert_memory_equal(link, "anon_inode:[kvm-gmem]", 21);
+	assert_int_equal(syscall(SYS_readlink, path, link, 10), 10);
+	FAILS(open(path, O_RDWR), ENXIO);
+	FAILS(open(path, O_RDONLY), ENXIO);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", vm);
+	assert_int_equal(readlink(path, link, sizeof(link)), 17);
+	assert_memory_equal(link, "anon_inode:kvm-vm", 17);
 	FAILS(epoll_ctl(ep, EPOLL_CTL_ADD, fd, &e), EPERM);
 	assert_int_equal(fcntl(fd, F_GETFD), 0);
 	close(ep);
@@ -147,11 +164,45 @@ static void it_travels(void **state)
 	close(pair[1]);
 }
 
+/* A child has its parent's files, and no engine: the kernel's answers all the same, but for bytes that are not there. */
+static void a_child_has_it(void **state)
+{
+	int fd = make(4, 0), shared = make(4, GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED), status, bad = 0;
+	uint8_t *p = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, shared, 0);
+	struct kvm_userspace_memory_region r = { .slot = 9 };
+	struct stat st;
+	pid_t pid;
+	char c;
+
+	assert_true(p != MAP_FAILED);
+	memset(p, 0xaa, 4 * PAGE);
+	pid = fork();
+	if (!pid) {
+		bad |= (read(fd, &c, 1) != -1 || errno != EINVAL) << 0;
+		bad |= (pread(fd, &c, 1, 0) != -1 || errno != ESPIPE) << 1;
+		bad |= (ftruncate(shared, 0) != -1 || errno != EINVAL) << 2;
+		bad |= (mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, 0) != MAP_FAILED || errno != ENODEV) << 3;
+		bad |= (fstat(shared, &st) || st.st_size != 4 * PAGE || st.st_blocks) << 4;
+		bad |= (fallocate(shared, PUNCH, PAGE, PAGE) || fallocate(shared, PUNCH, 1, PAGE) != -1 || errno != EINVAL) << 5;
+		bad |= (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &r) != -1 || errno != EIO) << 6;
+		p[0] = 0x11;
+		_exit(bad);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	assert_int_equal(p[0], 0x11);
+	assert_int_equal(p[PAGE], 0);
+	assert_int_equal(p[2 * PAGE], 0xaa);
+	munmap(p, 4 * PAGE);
+	close(fd);
+	close(shared);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(it_is_no_stream), cmocka_unit_test(it_looks_like_the_kernels), cmocka_unit_test(it_is_allocated_and_punched),
-		cmocka_unit_test(it_is_mapped_only_where_it_may), cmocka_unit_test(it_travels),
+		cmocka_unit_test(it_is_mapped_only_where_it_may), cmocka_unit_test(it_travels), cmocka_unit_test(a_child_has_it),
 	};
 
 	kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
