@@ -293,6 +293,35 @@ static bool slice(struct rig *g, uint64_t insns)
 	return ok && c->exit == CPU_RUNNING;
 }
 
+static uint64_t add(uint64_t sum, const void *p, size_t n)
+{
+	const uint64_t *w = p;
+
+	for (size_t i = 0; i < n / 8; i++) {
+		sum = (sum ^ w[i]) * 0x9e3779b97f4a7c15ull;
+		sum ^= sum >> 29;
+	}
+	return sum;
+}
+
+/* Registers but flags, of which those that are dead may be stale at the end of a unit. */
+static uint64_t state_sum(struct rig *g)
+{
+	_Alignas(64) uint8_t x[DIFF_X_SIZE];
+
+	cpu_xsave_get(&g->c, x, sizeof(x));
+	return add(add(0, g->c.gpr, 16 * 8), x, sizeof(x));
+}
+
+static void note_exit(struct rig *g, struct rig_result *r)
+{
+	if (r->n_exits == RIG_EXITS)
+		return;
+	r->exit[r->n_exits].rip = g->c.rip;
+	r->exit[r->n_exits].sum = state_sum(g);
+	r->n_exits++;
+}
+
 /* A page fault that the rig's mapping answers: as a kernel that pages in and copies on write. */
 static bool fixed_fault(struct rig *g, struct rig_result *r)
 {
@@ -306,6 +335,7 @@ static bool fixed_fault(struct rig *g, struct rig_result *r)
 	r->fault[r->n_faults].rip = c->rip;
 	r->fault[r->n_faults].cr2 = cr2;
 	r->fault[r->n_faults].error = c->ev.exception.error;
+	r->fault[r->n_faults].sum = state_sum(g);
 	r->n_faults++;
 	pte(g, data_table(cr2), cr2, 0, gpa_data[i] | USER_PTE | PTE_NX);
 	acc_flush_page(&c->acc, GVA(cr2));
@@ -324,7 +354,9 @@ void rig_run(struct rig *g, const struct rig_program *p, struct rig_result *r)
 		r->done = slice(g, p->slice);
 		if (!r->done || c->stats.insns > end)
 			break;
-		if (c->ev.exception.pending && !fixed_fault(g, r))
+		if (!c->ev.exception.pending)
+			note_exit(g, r);
+		else if (!fixed_fault(g, r))
 			break;
 	}
 	r->done = r->done && c->ev.exception.pending;
@@ -354,6 +386,33 @@ static const char *differs_at(const char *what, const uint8_t *a, const uint8_t 
 	return NULL;
 }
 
+const char *rig_compare_exits(const struct rig_result *a, const struct rig_result *b, unsigned *found)
+{
+	unsigned at = 0;
+
+	for (unsigned j = 0; j < b->n_exits; j++) {
+		bool been = false;
+		unsigned i = at;
+
+		for (; i < a->n_exits; i++) {
+			if (a->exit[i].rip != b->exit[j].rip)
+				continue;
+			been = true;
+			if (a->exit[i].sum == b->exit[j].sum)
+				break;
+		}
+		if (i < a->n_exits) {
+			at = i;
+			++*found;
+		} else if (been && a->n_exits < RIG_EXITS) {
+			snprintf(why, sizeof(why), "exit %u at %llx: the interpreter was never there with these registers", j,
+				 (unsigned long long)b->exit[j].rip);
+			return why;
+		}
+	}
+	return NULL;
+}
+
 const char *rig_compare(const struct rig_program *p, const struct rig_result *a, const struct rig_result *b)
 {
 	unsigned n = a->n_faults < b->n_faults ? a->n_faults : b->n_faults;
@@ -364,8 +423,9 @@ const char *rig_compare(const struct rig_program *p, const struct rig_result *a,
 		return NULL;
 
 	for (unsigned i = 0; i < n; i++)
-		if (a->fault[i].rip != b->fault[i].rip || a->fault[i].cr2 != b->fault[i].cr2 || a->fault[i].error != b->fault[i].error) {
-			snprintf(why, sizeof(why), "page fault %u: rip %llx cr2 %llx error %x, translated %llx %llx %x", i,
+		if (a->fault[i].rip != b->fault[i].rip || a->fault[i].cr2 != b->fault[i].cr2 || a->fault[i].error != b->fault[i].error ||
+		    a->fault[i].sum != b->fault[i].sum) {
+			snprintf(why, sizeof(why), "page fault %u: rip %llx cr2 %llx error %x, translated %llx %llx %x or other state", i,
 				 (unsigned long long)a->fault[i].rip, (unsigned long long)a->fault[i].cr2, a->fault[i].error,
 				 (unsigned long long)b->fault[i].rip, (unsigned long long)b->fault[i].cr2, b->fault[i].error);
 			return why;

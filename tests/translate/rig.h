@@ -14,8 +14,10 @@
 #include "../diff/diff.h"
 
 #define RIG_OWN		0x20010000ull
+#define RIG_LONG	100000u	/* a slice that no program fills */
 #define RIG_CODE_MAX	4096u
 #define RIG_FAULTS	24u
+#define RIG_EXITS	4096u
 
 struct rig_program {
 	uint8_t code[RIG_CODE_MAX];
@@ -33,7 +35,10 @@ struct rig_result {
 	uint64_t gpr[16], rip, cr2;
 	uint32_t flags;
 	unsigned n_faults;
-	struct { uint64_t rip, cr2; uint32_t error; } fault[RIG_FAULTS];	/* page faults on the way */
+	struct { uint64_t rip, cr2; uint32_t error; uint64_t sum; } fault[RIG_FAULTS];	/* page faults on the way */
+	/* Where the clock stopped it, the first of them, with a sum of the registers. */
+	unsigned n_exits;
+	struct { uint64_t rip, sum; } exit[RIG_EXITS];
 	_Alignas(64) uint8_t x[DIFF_X_SIZE];
 	uint8_t mem[6 * 4096];	/* from DIFF_DATA - 4096 on, then RIG_OWN */
 };
@@ -47,5 +52,10 @@ struct vcpu *rig_vcpu(struct rig *g);
 void rig_run(struct rig *g, const struct rig_program *p, struct rig_result *r);
 /* NULL: equal. Else what differs. */
 const char *rig_compare(const struct rig_program *p, const struct rig_result *a, const struct rig_result *b);
+/*
+ * The exits of a translated run @b against all ends of blocks that the interpreter came to, @a being a run with a slice of 1: where it
+ * has been at the place, it has been there in that state, in the same order. Adds those found to *found.
+ */
+const char *rig_compare_exits(const struct rig_result *a, const struct rig_result *b, unsigned *found);
 
 #endif
