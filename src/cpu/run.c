@@ -303,6 +303,21 @@ static enum cpu_exit loop(struct vcpu *c)
 	}
 }
 
+/*
+ * One instruction, which has had its answer from outside: nothing else may come first. Who wants the vCPU to leave gets it as soon
+ * as this is done.
+ */
+static enum cpu_exit finish(struct vcpu *c)
+{
+	if (atomic_load(&c->acc.attention) & (ACC_ATT_FORGET | ACC_ATT_STOP))
+		acc_safe_point(&c->acc);
+	atomic_fetch_and(&c->acc.attention, ~ACC_ATT_EXIT);
+	if (unlikely(c->ext_alone) && !cpu_ext_before(c))
+		return CPU_EXIT_KICKED;
+	told_alone(c);
+	return c->exit == CPU_RUNNING ? CPU_EXIT_KICKED : c->exit;
+}
+
 enum cpu_exit cpu_run(struct vcpu *c)
 {
 	struct cpu_signal_guard guard;
@@ -321,7 +336,7 @@ enum cpu_exit cpu_run(struct vcpu *c)
 	tr_enter(c);
 	if (sigsetjmp(guard.recover, 0) == 0) {
 		cpu_signal_guard_enter(&guard, c);
-		e = loop(c);
+		e = unlikely(c->finish) ? finish(c) : loop(c);
 	} else {
 		/* The client's memory went away: under an access of c->cur, or under the fetch. Nothing was committed. */
 		if (c->cur)
@@ -334,6 +349,7 @@ enum cpu_exit cpu_run(struct vcpu *c)
 	tr_leave(c);
 	cpu_fpu_leave(c);
 	acc_leave(&c->acc);
+	c->finish = false;
 	c->exit = CPU_RUNNING;
 	c->stats.exits++;
 	cpu_ring_put(&c->ring, RING_EXIT, c->stats.insns, c->rip, e, 0);

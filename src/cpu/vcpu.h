@@ -232,6 +232,7 @@ struct vcpu {
 	const struct cpu_exts *exts;	/* rooms asked before system registers change; NULL: none */
 	_Atomic uint32_t ext_wants;	/* what else they are asked about: cpu/ext.h */
 	bool ext_alone;			/* instructions run alone, and a room is told before and after each */
+	bool finish;			/* cpu_run() executes the one instruction that c->io is for, and no event */
 	bool ext_again;			/* CPU_EXIT_KICKED only means: begin this instruction again */
 	bool ext_no_ask;		/* the pending exception comes from a room */
 	const uint8_t *ext_code;	/* INSN_MAX_LEN bytes to execute instead of those at RIP; NULL: none */

@@ -148,7 +148,7 @@ static long emulation_failure(struct vm *vm, uint64_t arg)
 
 static long max_vcpu_id(struct vm *vm, uint64_t arg)
 {
-	if (arg > VM_MAX_VCPU_ID || arg <= vm->boot_id)
+	if (arg > VM_MAX_VCPU_ID || arg < vm->boot_id)
 		return -EINVAL;
 	if (vm->max_vcpu_id)
 		return vm->max_vcpu_id == arg ? 0 : -EINVAL;

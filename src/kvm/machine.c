@@ -241,7 +241,7 @@ static long ioeventfd(struct kvm_call *k)
 
 static long set_boot_id(struct kvm_call *k)
 {
-	return vm_set_boot_id(k->vm, (uint32_t)k->arg);
+	return k->arg > VM_MAX_VCPU_ID ? -EINVAL : vm_set_boot_id(k->vm, (uint32_t)k->arg);
 }
 
 /* ---- time, statistics --------------------------------------------------------------------------------------------------- */

@@ -494,6 +494,18 @@ static bool signal_due(struct vm_vcpu *v)
 	return found || __atomic_load_n(&v->run->immediate_exit, __ATOMIC_RELAXED);
 }
 
+/*
+ * Before KVM_RUN is left without an exit: the instruction of the last one retires, if its answer is there. Clients rely on that when
+ * they save a vCPU; in a copy of it nobody would know the answer.
+ */
+static int finish_io(struct vm_vcpu *v)
+{
+	if (likely(!v->c.io.replay && !v->msr_answer.valid))
+		return 1;
+	v->c.finish = true;
+	return run_guest(v);
+}
+
 static int loop(struct vm_vcpu *v)
 {
 	int r;
@@ -510,8 +522,10 @@ static int loop(struct vm_vcpu *v)
 		r = due_exit(v);
 		if (r <= 0)
 			return r;
-		if (signal_due(v))
-			return intr_exit(v);
+		if (signal_due(v)) {
+			r = finish_io(v);
+			return r == 1 ? intr_exit(v) : r;
+		}
 		r = v->mp_state == KVM_MP_STATE_RUNNABLE ? run_guest(v) : sleep_guest(v);
 		if (r == -EINTR)
 			return intr_exit(v);
@@ -626,10 +640,14 @@ static int enter(struct vm_vcpu *v)
 	r = complete(v);
 	if (r <= 0)
 		return r;
-	if (__atomic_load_n(&run->immediate_exit, __ATOMIC_RELAXED))
-		return -EINTR;
-	if (v->has_run_mask && vm_signal_pending(v))
-		return intr_exit(v);
+	if (__atomic_load_n(&run->immediate_exit, __ATOMIC_RELAXED)) {
+		r = finish_io(v);
+		return r == 1 ? -EINTR : r;
+	}
+	if (v->has_run_mask && vm_signal_pending(v)) {
+		r = finish_io(v);
+		return r == 1 ? intr_exit(v) : r;
+	}
 	/* Clients install handlers of their own after the VM was made: ours must come first for faults of ours. */
 	if (!v->has_run)
 		cpu_signals_install();

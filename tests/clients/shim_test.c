@@ -538,6 +538,52 @@ static void a_vcpu_can_be_mapped_where_the_client_wants(void **state)
 	machine_end(&m);
 }
 
+static struct kvm_regs regs_after_leaving(struct machine *m)
+{
+	struct kvm_regs regs;
+
+	m->run->immediate_exit = 1;
+	assert_int_equal(ioctl(m->vcpu, KVM_RUN, 0), -1);
+	assert_int_equal(errno, EINTR);
+	m->run->immediate_exit = 0;
+	assert_int_equal(ioctl(m->vcpu, KVM_GET_REGS, &regs), 0);
+	return regs;
+}
+
+/* Clients that save a vCPU after an exit let it finish first, by a KVM_RUN that leaves at once. */
+static void the_instruction_of_an_exit_retires_before_the_vcpu_is_saved(void **state)
+{
+	/* in $0x10,%al; out %al,$0x11; mov $0x9000,%cx; mov %cx,%ds; mov (0),%bl; mov %al,(0); hlt: no memory at 0x90000 */
+	static const uint8_t code[] = { 0xe4, 0x10, 0xe6, 0x11, 0xb9, 0x00, 0x90, 0x8e, 0xd9, 0x8a, 0x1e, 0, 0, 0xa2, 0, 0, 0xf4 };
+	struct kvm_regs regs;
+	struct machine m;
+
+	machine_start(&m, code, sizeof(code));
+	assert_int_equal(ioctl(m.vcpu, KVM_RUN, 0), 0);
+	assert_int_equal(m.run->exit_reason, KVM_EXIT_IO);
+	((uint8_t *)m.run)[m.run->io.data_offset] = 0x55;
+	regs = regs_after_leaving(&m);
+	assert_int_equal(regs.rip, 0x1002);
+	assert_int_equal(regs.rax & 0xff, 0x55);
+	assert_int_equal(ioctl(m.vcpu, KVM_RUN, 0), 0);
+	assert_int_equal(m.run->io.port, 0x11);
+	assert_int_equal(regs_after_leaving(&m).rip, 0x1004);
+	assert_int_equal(ioctl(m.vcpu, KVM_RUN, 0), 0);
+	assert_int_equal(m.run->exit_reason, KVM_EXIT_MMIO);
+	assert_int_equal(m.run->mmio.is_write, 0);
+	m.run->mmio.data[0] = 0x66;
+	regs = regs_after_leaving(&m);
+	assert_int_equal(regs.rip, 0x100d);
+	assert_int_equal(regs.rbx & 0xff, 0x66);
+	assert_int_equal(ioctl(m.vcpu, KVM_RUN, 0), 0);
+	assert_int_equal(m.run->exit_reason, KVM_EXIT_MMIO);
+	assert_int_equal(m.run->mmio.is_write, 1);
+	assert_int_equal(regs_after_leaving(&m).rip, 0x1010);
+	assert_int_equal(ioctl(m.vcpu, KVM_RUN, 0), 0);
+	assert_int_equal(m.run->exit_reason, KVM_EXIT_HLT);
+	machine_end(&m);
+}
+
 static struct kvm_run *kicked_run;
 static volatile sig_atomic_t n_signals;
 
@@ -961,6 +1007,7 @@ int main(void)
 		T(requests_for_any_file_work), T(devices_without_an_engine_are_not_there), T(a_small_client_runs_a_guest),
 		T(a_vcpu_can_be_mapped_where_the_client_wants), T(a_handler_that_sets_immediate_exit_ends_the_run),
 		T(a_handler_that_does_nothing_ends_the_run), T(a_timer_signal_of_the_process_ends_the_run),
+		T(the_instruction_of_an_exit_retires_before_the_vcpu_is_saved),
 		T(a_signal_that_only_the_run_lets_in_ends_it_and_stays_pending),
 		T(kicks_reach_a_spinning_guest_within_a_millisecond), T(kicks_reach_a_working_guest_within_a_millisecond),
 		T(kicks_are_not_lost_between_exits),
