@@ -327,6 +327,7 @@ static bool apply(struct monitor *m, struct mon_vcpu *v, const struct mon_key *k
 	if (a->flags & GW_MON_ANS_REGS) {
 		v->regs.due = true;
 		v->regs.r = a->regs;
+		v->regs.with_grants = a->flags & GW_MON_ANS_ALLOW;
 		again = true;
 	}
 	if (a->flags & GW_MON_ANS_NEXT_INT)
@@ -533,6 +534,8 @@ static bool before(void *ext, struct acc_cpu *cpu)
 	if (v->regs.due) {
 		v->regs.due = false;
 		m->host->set_regs(cpu, &v->regs.r);
+		if (v->regs.with_grants)
+			v->rip = m->host->rip(cpu);
 	}
 	check_execution(v);
 	take_trap(m, v);

@@ -170,10 +170,13 @@ static const struct kind {
 	[CPU_EXT_UNKNOWN] = { GW_MON_UNIMPLEMENTED, false, NULL },
 };
 
+/* A #DB that has nothing to do with the instruction to come (INT1 has): if it is not allowed, the guest never sees it. */
+static bool is_pending_debug(const struct cpu_ext_insn *x) { return x->kind == CPU_EXT_DEBUG && !x->length; }
+
 /* What the answer says about an instruction that may not simply go on. */
-static enum cpu_ext_answer decide(const struct kind *k, const struct mon_grant *g)
+static enum cpu_ext_answer decide(const struct kind *k, const struct cpu_ext_insn *x, const struct mon_grant *g)
 {
-	if (g->flags & GW_MON_ANS_DENY)
+	if (g->flags & GW_MON_ANS_DENY || (is_pending_debug(x) && !(g->flags & GW_MON_ANS_ALLOW)))
 		return CPU_EXT_DISCARD;
 	if (k->goes_on || g->flags & GW_MON_ANS_ALLOW)
 		return CPU_EXT_ALLOW;
@@ -188,6 +191,7 @@ enum cpu_ext_answer mon_insn(void *ext, struct cpu_ext_insn *x)
 	struct mon_vcpu *v = mon_vcpu_of(m, x->cpu);
 	struct mon_key key = { .kind = k->reason, .a = x->a };
 	const struct mon_grant *g;
+	enum mon_outcome outcome;
 	struct gw_mon_event *ev;
 
 	if (!atomic_load(&m->is_attached))
@@ -198,7 +202,7 @@ enum cpu_ext_answer mon_insn(void *ext, struct cpu_ext_insn *x)
 	g = mon_granted(v, &key);
 	/* An answer to "breakpoint" that leaves RIP where it is has been used up by asking: it is met anew. */
 	if (g && (k->goes_on || g->flags & (GW_MON_ANS_ALLOW | GW_MON_ANS_DENY)))
-		return decide(k, g);
+		return decide(k, x, g);
 	if (g)
 		v->n_grants = 0;
 	if (v->gone_on || v->blanket)
@@ -212,11 +216,15 @@ enum cpu_ext_answer mon_insn(void *ext, struct cpu_ext_insn *x)
 		mon_tell(m, v, true);
 		return CPU_EXT_ALLOW;
 	}
-	if (mon_ask(m, v, &key, true) != MON_GO)
-		return CPU_EXT_RESTART;
+	outcome = mon_ask(m, v, &key, true);
 	g = mon_granted(v, &key);
-	if (g && decide(k, g) != CPU_EXT_RESTART)
-		return decide(k, g);
+	/* Registers or another exception come instead. */
+	if (outcome == MON_AGAIN && g && is_pending_debug(x))
+		return decide(k, x, g);
+	if (outcome != MON_GO)
+		return CPU_EXT_RESTART;
+	if (g && decide(k, x, g) != CPU_EXT_RESTART)
+		return decide(k, x, g);
 	m->host->again(x->cpu);
 	return CPU_EXT_RESTART;
 }

@@ -80,7 +80,7 @@ struct mon_vcpu {
 	struct { struct mon_key key; bool valid; } asked;	/* key: changed under lock */
 	struct acc_request want;		/* the violation found by check(), for wait() */
 	uint8_t want_missing;
-	struct { bool due; struct kvm_regs r; } regs;
+	struct { bool due, with_grants; struct kvm_regs r; } regs;	/* with_grants: what was allowed holds at the new RIP */
 	struct mon_told { uint32_t reason; struct acc_request rq; uint8_t missing; } told[MON_TOLD];	/* when the instruction is over */
 	unsigned n_told;
 	uint64_t asked_at;			/* ns */

@@ -197,7 +197,7 @@ static void take_emulate(struct gw_mon_answer *a, const struct xen_event *e, con
 	if (!(e->flags & XEN_F_EMULATE))
 		return;
 	/* A violation that is not the one we wait for is none: the guest tries again. */
-	if (memory && e->u.mem_access.gfn != key->a)
+	if (memory && (e->u.mem_access.gfn != key->a || !(e->u.mem_access.flags & (XEN_MEM_R | XEN_MEM_W | XEN_MEM_X))))
 		return;
 	if (!memory && !(breakpoint && e->flags & XEN_F_INSN_DATA) && key->kind != GW_MON_DESCRIPTOR)
 		return;
@@ -234,7 +234,7 @@ static void take(struct monitor *m, const struct xen_event *e)
 	if (!v || !(e->flags & XEN_F_VCPU_PAUSED) || !mon_asked(v, &key))
 		return;
 	take_emulate(&a, e, &key);
-	if (e->flags & XEN_F_DENY)
+	if (e->flags & XEN_F_DENY && (key.kind == GW_MON_WRITE_CR || key.kind == GW_MON_WRITE_MSR))
 		a.flags |= GW_MON_ANS_DENY;
 	if (e->flags & XEN_F_TOGGLE_STEP) {
 		a.flags |= GW_MON_ANS_STEP_TOGGLE;

@@ -4,7 +4,7 @@
  * descriptors: flow control with more vCPUs than slots, the response matrix, bad responses, a ring scribbled over, and a hundred
  * thousand events.
  */
-#include "rig.h"
+#include "ring_client.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -14,92 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "monitor/xen_abi.h"
-
 #define HLT	KVM_EXIT_HLT
-
-/* ---- a monitor behind the ring ---------------------------------------------------------------------------------------------- */
-
-struct client {
-	struct rig r;
-	int event_fd, answer_fd;
-	struct xen_ring *ring;
-	uint32_t req_cons, rsp_prod;
-	pthread_t thread;
-	_Atomic bool stop;
-	_Atomic unsigned n;
-	struct xen_event last;
-	/* Makes the response out of the request; false: there is none. */
-	bool (*respond)(struct client *c, struct xen_event *e);
-	uint32_t flags;
-};
-
-static void ring_attach(struct client *c, unsigned cpus, uint32_t policy)
-{
-	struct gw_monitor_attach a = { .door = GW_MON_XEN, .policy = policy };
-
-	memset(c, 0, sizeof(*c));
-	rig_open(&c->r, cpus);
-	assert_int_equal(gw_ioctl(c->r.vm, GW_MONITOR_ATTACH, (uintptr_t)&a), 0);
-	c->ring = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, a.memory_fd, 0);
-	assert_true(c->ring != MAP_FAILED);
-	close(a.memory_fd);
-	c->event_fd = a.event_fd;
-	c->answer_fd = a.answer_fd;
-}
-
-static void notify(int fd)
-{
-	const uint64_t one = 1;
-
-	assert_int_equal(write(fd, &one, sizeof(one)), sizeof(one));
-}
-
-static void *client_thread(void *arg)
-{
-	struct client *c = arg;
-
-	while (!c->stop) {
-		struct pollfd p = { .fd = c->event_fd, .events = POLLIN };
-		uint64_t count;
-
-		if (poll(&p, 1, 20) == 1 && read(c->event_fd, &count, sizeof(count)) < 0)
-			continue;
-		while (!c->stop && c->req_cons != __atomic_load_n(&c->ring->req_prod, __ATOMIC_ACQUIRE)) {
-			struct xen_event e = c->ring->slot[c->req_cons++ % XEN_RING_SLOTS];
-
-			c->last = e;
-			c->n++;
-			if (!c->respond(c, &e))
-				continue;
-			c->ring->slot[c->rsp_prod % XEN_RING_SLOTS] = e;
-			__atomic_store_n(&c->ring->rsp_prod, ++c->rsp_prod, __ATOMIC_RELEASE);
-		}
-		notify(c->answer_fd);	/* always, as xen-access does */
-	}
-	return NULL;
-}
-
-static bool same(struct client *c, struct xen_event *e)
-{
-	e->flags |= c->flags;
-	return true;
-}
-
-static void client_start(struct client *c)
-{
-	assert_int_equal(pthread_create(&c->thread, NULL, client_thread, c), 0);
-}
-
-static void client_end(struct client *c)
-{
-	c->stop = true;
-	pthread_join(c->thread, NULL);
-	munmap(c->ring, 4096);
-	close(c->event_fd);
-	close(c->answer_fd);
-	rig_close(&c->r);
-}
 
 /* ---- responses ---------------------------------------------------------------------------------------------------------------- */
 

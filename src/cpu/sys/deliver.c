@@ -331,6 +331,15 @@ void sys_into(struct vcpu *c, const struct cpu_op *o)
 void sys_int1(struct vcpu *c, const struct cpu_op *o)
 {
 	sys_begin(c, o);
+	if (sys_ext_wants(c, CPU_EXT_DEBUG)) {
+		struct cpu_ext_insn x = { .kind = CPU_EXT_DEBUG, .length = o->len, .b = 5 };
+		enum cpu_ext_answer a = sys_ext_insn(c, &x);
+
+		if (a == CPU_EXT_DISCARD)
+			CPU_NEXT(c, o);
+		if (a != CPU_EXT_ALLOW)
+			return;
+	}
 	if (sys_client_debugs(c, VEC_DB, 0))
 		return;
 	if (software(c, o, VEC_DB, false))
