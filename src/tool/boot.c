@@ -106,12 +106,16 @@ static int add_virtio_devices(struct boot *b, struct err *err)
 		if (virtio_blk_init(&b->virtio[i], b->options.disks[i], &m->ram, &irq, err) < 0 || add_virtio(b, i, err) < 0)
 			return -1;
 	}
-	/* A device could not reach the guest's buffers. */
-	if (b->options.is_private)
-		return 0;
-	irq = machine_irq_line(m, virtio_gsi(i));
-	virtio_rng_init(&b->virtio[i], &m->ram, &irq);
-	return add_virtio(b, i, err);
+	/* No device could reach the guest's buffers but those whose drivers are told where to put them. */
+	if (!b->options.is_private || b->options.share_module) {
+		irq = machine_irq_line(m, virtio_gsi(i));
+		virtio_rng_init(&b->virtio[i], &m->ram, &irq);
+		if (add_virtio(b, i, err) < 0)
+			return -1;
+	}
+	for (i = 0; b->options.is_private && i < b->n_virtio; i++)
+		b->virtio[i].features |= VIRTIO_F_ACCESS_PLATFORM;
+	return 0;
 }
 
 static int add_devices(struct boot *b, struct err *err)
@@ -149,6 +153,7 @@ static int get_initrd(const struct boot_options *o, struct blob *initrd, struct 
 	struct initrd_plan plan = {
 		.busybox = o->busybox,
 		.modules = o->modules,
+		.first_module = o->share_module,
 		.disks = o->n_disks != 0,
 		.files = o->files,
 		.n_files = o->n_files,

@@ -13,7 +13,7 @@
 #define FILES_MAX 32u
 
 struct boot_options {
-	const char *kernel, *initrd, *append, *cmdline, *modules, *busybox, *save_initrd;
+	const char *kernel, *initrd, *append, *cmdline, *modules, *busybox, *save_initrd, *share_module;
 	uint64_t memory;
 	unsigned cpus;
 	enum kernel_protocol protocol;

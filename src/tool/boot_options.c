@@ -12,7 +12,7 @@
 enum key {
 	KEY_KERNEL = 'k', KEY_INITRD = 'i', KEY_APPEND = 'a', KEY_MEMORY = 'm', KEY_CPUS = 'c', KEY_DISK = 'd', KEY_VERBOSE = 'v', KEY_PRIVATE = 0x80,
 	KEY_CMDLINE = 0x100, KEY_MODULES, KEY_BUSYBOX, KEY_FILE, KEY_SAVE_INITRD, KEY_PROTOCOL, KEY_DECOMPRESS, KEY_STATS, KEY_TRACE, KEY_ENGINE,
-	KEY_BACKEND, KEY_PROTECT, KEY_ON_DENIAL, KEY_NO_CHAIN, KEY_NO_TLB,
+	KEY_BACKEND, KEY_SHARE_MODULE, KEY_PROTECT, KEY_ON_DENIAL, KEY_NO_CHAIN, KEY_NO_TLB,
 };
 
 static const struct argp_option rows[] = {
@@ -24,7 +24,8 @@ static const struct argp_option rows[] = {
 	{ "decompress", KEY_DECOMPRESS, "WHO", 0, "who unpacks a bzImage: host or guest", 1 },
 	{ "memory", KEY_MEMORY, "SIZE", 0, "guest memory in MiB, or with K, M or G (default 512)", 2 },
 	{ "cpus", KEY_CPUS, "N", 0, "number of CPUs (default 1)", 2 },
-	{ "private", KEY_PRIVATE, NULL, 0, "all memory private to the guest: no disks, console only", 2 },
+	{ "private", KEY_PRIVATE, NULL, 0, "all memory private to the guest: console only, or see --share-module", 2 },
+	{ "share-module", KEY_SHARE_MODULE, "FILE", 0, "gw_share.ko for this kernel (tools/build-guest-module): devices for a --private guest", 2 },
 	{ "disk", KEY_DISK, "FILE[,ro]", 0, "raw disk image as /dev/vda, vdb, ... in the order given", 2 },
 	{ "modules", KEY_MODULES, "DIR", 0, "the kernel's lib/modules/VERSION, for the initrd that is built", 3 },
 	{ "busybox", KEY_BUSYBOX, "FILE", 0, "static busybox for that initrd (default /bin/busybox)", 3 },
@@ -135,6 +136,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case KEY_NO_CHAIN: o->no_chain = true; break;
 	case KEY_NO_TLB: o->no_tlb = true; break;
 	case KEY_PRIVATE: o->is_private = true; break;
+	case KEY_SHARE_MODULE: o->share_module = arg; break;
 	case KEY_STATS: o->stats = true; break;
 	case KEY_VERBOSE: o->verbose = true; break;
 	case KEY_MEMORY: set_memory(o, arg, state); break;
@@ -166,8 +168,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 			argp_error(state, "no kernel: use --kernel=FILE (tools/fetch-kernel gets Debian's)");
 		if (o->initrd && o->command)
 			argp_error(state, "-- CMD runs in the initrd that is built: leave out --initrd");
-		if (o->is_private && o->n_disks)
-			argp_error(state, "a disk cannot reach the memory of a --private guest: leave out --disk");
+		if (o->is_private && o->n_disks && !o->share_module && !o->initrd)
+			argp_error(state, "a disk cannot reach the memory of a --private guest: leave out --disk, or use --share-module");
+		if (o->share_module && !o->is_private)
+			argp_error(state, "--share-module is for a --private guest");
+		if (o->share_module && o->initrd)
+			argp_error(state, "--share-module goes into the initrd that is built: put it into yours, and leave it out");
 		if (o->cmdline && o->append)
 			argp_error(state, "--cmdline is the whole command line: leave out --append");
 		break;

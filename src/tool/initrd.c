@@ -144,9 +144,11 @@ static int add_modules(struct cpio *c, const struct initrd_plan *plan, struct er
 	struct modules modules = { .n = 0 };
 	int ret;
 
-	if (!plan->modules)
+	if (!plan->modules && !plan->first_module)
 		return 0;
-	ret = modules_collect(&modules, plan->modules, plan->disks ? with_disks : without_disks, err);
+	ret = plan->first_module ? modules_add_file(&modules, plan->first_module, err) : 0;
+	if (ret == 0 && plan->modules)
+		ret = modules_collect(&modules, plan->modules, plan->disks ? with_disks : without_disks, err);
 	if (ret == 0)
 		ret = add_module_list(c, &modules, err);
 	modules_free(&modules);

@@ -13,6 +13,7 @@
 struct initrd_plan {
 	const char *busybox;		/* host path of a static busybox */
 	const char *modules;		/* lib/modules/VERSION on the host, or NULL */
+	const char *first_module;	/* a module's file on the host, loaded before all others, or NULL */
 	bool disks;			/* modules for disks and ext4 too */
 	const char *const *files;	/* HOST[:GUEST] */
 	unsigned n_files;

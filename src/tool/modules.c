@@ -209,6 +209,22 @@ int modules_collect(struct modules *modules, const char *directory, const char *
 	return 0;
 }
 
+int modules_add_file(struct modules *modules, const char *path, struct err *err)
+{
+	const char *slash = strrchr(path, '/');
+	char name[NAME_SIZE];
+	struct blob image;
+	int ret;
+
+	if (!name_of_file(slash ? slash + 1 : path, name))
+		return err_set(err, "'%s' is not a kernel module (NAME.ko)", path);
+	if (read_module(&image, path, err) < 0)
+		return -1;
+	ret = append(modules, name, &image, err);
+	blob_free(&image);
+	return ret;
+}
+
 void modules_free(struct modules *modules)
 {
 	while (modules->n) {

@@ -25,6 +25,8 @@ struct modules {
  * Adds @wanted (NULL-terminated) and what they need. A module that is not in the tree is taken to be built into the kernel.
  */
 int modules_collect(struct modules *modules, const char *directory, const char *const *wanted, struct err *err);
+/* Adds the module in this file, and nothing that it needs. */
+int modules_add_file(struct modules *modules, const char *path, struct err *err);
 void modules_free(struct modules *modules);
 
 /* The "depends=" record of a module's ELF image (a comma-separated list, not terminated by 0 inside @length), or NULL. */

@@ -15,6 +15,7 @@
 #define VIRTIO_QUEUES_MAX	2u
 #define VIRTIO_CONFIG_MAX	64u
 #define VIRTIO_F_VERSION_1	(1ull << 32)
+#define VIRTIO_F_ACCESS_PLATFORM (1ull << 33)	/* addresses are those of the guest's DMA operations; not to be declined */
 
 struct virtio;
 

@@ -194,7 +194,8 @@ static void write_status(struct virtio *v, uint32_t value)
 	}
 	/* FEATURES_OK stays only if we can work with what was chosen. */
 	if ((value & STATUS_FEATURES_OK) &&
-	    ((v->driver_features & ~v->features) || !(v->driver_features & VIRTIO_F_VERSION_1)))
+	    ((v->driver_features & ~v->features) || !(v->driver_features & VIRTIO_F_VERSION_1) ||
+	     ((v->driver_features ^ v->features) & VIRTIO_F_ACCESS_PLATFORM)))
 		value &= ~STATUS_FEATURES_OK;
 	v->status = (value & 0x8f) | (v->status & STATUS_NEEDS_RESET);
 }
