@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* See rig.h. */
-#include <cpuid.h>
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
+#include "../diff/bare.h"
 #include "cpu/block.h"
 #include "cpu/host/fpu.h"
 #include "cpu/host/signal.h"
@@ -16,9 +15,6 @@
 #include "rig.h"
 
 #define RAM_SIZE	0x100000u
-#define GPA_PML4	0x1000u
-#define GPA_PDPT	0x2000u
-#define GPA_PD		0x3000u
 #define GPA_PT_CODE	0x4000u
 #define GPA_PT_DATA	0x5000u
 #define GPA_PT_BELOW	0x6000u
@@ -28,50 +24,9 @@ static const uint32_t gpa_data[5] = { 0x50000, 0x20000, 0x40000, 0x30000, 0x6000
 #define GPA_OWN		0x70000u
 
 struct rig {
-	struct vcpu c;
-	uint8_t *ram;
-	struct mem_code_map *code;
-	struct acc_vm *vm;
+	struct bare b;
 	uint64_t polls;
 };
-
-/* ---- a machine with nothing in it -------------------------------------------------------------------------------------------- */
-
-static bool no_read(struct vcpu *v, struct gpa gpa, unsigned len, uint8_t *data)
-{
-	memset(data, 0xff, len);
-	return true;
-}
-
-static bool no_write(struct vcpu *v, struct gpa gpa, unsigned len, const uint8_t *data) { return true; }
-static bool no_in(struct vcpu *v, uint16_t port, unsigned len, uint8_t *data) { return true; }
-static bool no_out(struct vcpu *v, uint16_t port, unsigned len, const uint8_t *data) { return true; }
-static int no_rdmsr(struct vcpu *v, uint32_t index, uint64_t *value) { return 1; }
-static int no_wrmsr(struct vcpu *v, uint32_t index, uint64_t value) { return 1; }
-static uint64_t no_tsc(struct vcpu *v) { return 0; }
-static void no_set_tsc(struct vcpu *v, uint64_t value) { }
-static uint8_t no_get_cr8(struct vcpu *v) { return 0; }
-static void no_set_cr8(struct vcpu *v, uint8_t value) { }
-static bool no_intr(struct vcpu *v) { return false; }
-static int no_ack(struct vcpu *v) { return -1; }
-static bool no_hypercall(struct vcpu *v) { return true; }
-static bool no_poll(struct vcpu *v) { return false; }
-static enum cpu_exit no_latched(struct vcpu *v) { return CPU_RUNNING; }
-static void no_cpuid(struct vcpu *v, uint32_t function, uint32_t index, uint32_t r[4]) { }
-static bool no_debug(struct vcpu *v, unsigned vector) { return false; }
-
-static const struct cpu_env env = {
-	.mmio_read = no_read, .mmio_write = no_write, .pio_read = no_in, .pio_write = no_out, .rdmsr = no_rdmsr, .wrmsr = no_wrmsr,
-	.tsc = no_tsc, .set_tsc = no_set_tsc, .get_cr8 = no_get_cr8, .set_cr8 = no_set_cr8, .intr_pending = no_intr, .intr_ack = no_ack,
-	.hypercall = no_hypercall, .poll = no_poll, .latched = no_latched, .cpuid_read = no_cpuid, .debug = no_debug,
-};
-
-static void pte(struct rig *g, uint32_t table, uint64_t la, unsigned level, uint64_t value)
-{
-	memcpy(g->ram + table + 8 * (la >> (12 + 9 * level) & 511), &value, 8);
-}
-
-#define USER_PTE (PTE_P | PTE_W | PTE_U | PTE_A | PTE_D)
 
 static uint64_t data_page(unsigned i)
 {
@@ -86,95 +41,20 @@ static uint32_t data_table(uint64_t la)
 static void map_data(struct rig *g)
 {
 	for (unsigned i = 0; i < 5; i++) {
-		uint64_t v = i == 0 || i == 4 ? 0 : i == 3 ? gpa_data[i] | (USER_PTE & ~PTE_W & ~PTE_D) : gpa_data[i] | USER_PTE;
+		uint64_t v = i == 0 || i == 4 ? 0 : i == 3 ? gpa_data[i] | (BARE_USER & ~PTE_W & ~PTE_D) : gpa_data[i] | BARE_USER;
 
-		pte(g, data_table(data_page(i)), data_page(i), 0, v ? v | PTE_NX : 0);
+		bare_pte(&g->b, data_table(data_page(i)), data_page(i), 0, v ? v | PTE_NX : 0);
 	}
 }
 
 static void map_pages(struct rig *g)
 {
-	pte(g, GPA_PML4, 0, 3, GPA_PDPT | USER_PTE);
-	pte(g, GPA_PDPT, 0, 2, GPA_PD | USER_PTE);
-	pte(g, GPA_PD, DIFF_CODE, 1, GPA_PT_CODE | USER_PTE);
-	pte(g, GPA_PD, DIFF_DATA, 1, GPA_PT_DATA | USER_PTE);
-	pte(g, GPA_PD, DIFF_DATA - 1, 1, GPA_PT_BELOW | USER_PTE);
-	pte(g, GPA_PT_CODE, DIFF_CODE, 0, GPA_CODE | PTE_P | PTE_U | PTE_A);
-	pte(g, GPA_PT_DATA, RIG_OWN, 0, GPA_OWN | USER_PTE | PTE_NX);
+	bare_table(&g->b, GPA_PT_CODE, DIFF_CODE);
+	bare_table(&g->b, GPA_PT_DATA, DIFF_DATA);
+	bare_table(&g->b, GPA_PT_BELOW, DIFF_DATA - 1);
+	bare_pte(&g->b, GPA_PT_CODE, DIFF_CODE, 0, GPA_CODE | PTE_P | PTE_U | PTE_A);
+	bare_pte(&g->b, GPA_PT_DATA, RIG_OWN, 0, GPA_OWN | BARE_USER | PTE_NX);
 	map_data(g);
-}
-
-/* ---- the processor -------------------------------------------------------------------------------------------------------------- */
-
-static void add_leaf(struct vcpu *c, uint32_t function, uint32_t index)
-{
-	struct cpu_cpuid *l = &c->cpuid[c->n_cpuid];
-
-	l->function = function;
-	l->index = index;
-	l->flags = function == 7 || function == 0xd;
-	if (__get_cpuid_count(function, index, &l->eax, &l->ebx, &l->ecx, &l->edx))
-		c->n_cpuid++;
-	if (function == 0xd && index == 0)
-		l->eax &= 7;
-}
-
-static void host_cpuid(struct vcpu *c)
-{
-	static const uint32_t leaf[][2] = { { 0, 0 }, { 1, 0 }, { 7, 0 }, { 7, 1 }, { 0xd, 0 }, { 0xd, 1 }, { 0xd, 2 }, { 0x80000000, 0 },
-					    { 0x80000001, 0 }, { 0x80000008, 0 } };
-
-	for (unsigned i = 0; i < ARRAY_SIZE(leaf); i++)
-		add_leaf(c, leaf[i][0], leaf[i][1]);
-	cpu_cpuid_changed(c);
-}
-
-static void set_segment(struct vcpu *c, unsigned n, uint16_t sel, uint8_t type, bool l, bool db, bool unusable)
-{
-	c->seg[n] = (struct cpu_seg){ .sel = sel, .limit = 0xffffffff, .type = type, .s = 1, .dpl = 3, .present = 1, .l = l, .db = db,
-				      .g = 1, .unusable = unusable };
-}
-
-static void user_mode(struct vcpu *c)
-{
-	set_segment(c, SEG_CS, 0x33, 11, true, false, false);
-	set_segment(c, SEG_SS, 0x2b, 3, false, true, false);
-	set_segment(c, SEG_DS, 0x2b, 3, false, true, false);
-	set_segment(c, SEG_ES, 0x2b, 3, false, true, false);
-	set_segment(c, SEG_FS, 0, 0, false, false, true);
-	set_segment(c, SEG_GS, 0, 0, false, false, true);
-	c->seg[SEG_GS].base = DIFF_GS_BASE;
-	c->seg[SEG_TR].limit = 0;	/* no I/O bitmap */
-	cpu_state_changed(c);
-}
-
-static bool prepare(struct rig *g)
-{
-	struct mem_slot slot = { .id = 0, .first = GFN(0), .n_pages = RAM_SIZE >> GW_PAGE_SHIFT };
-	struct mem_map *map;
-	struct vcpu *c = &g->c;
-
-	g->ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (g->ram == MAP_FAILED)
-		return false;
-	slot.hva = g->ram;
-	if (mem_code_map_new(&g->code) || acc_vm_new(NULL, g->code, &g->vm) || mem_map_change(NULL, &slot, &map))
-		return false;
-	acc_vm_set_map(g->vm, map);
-	map_pages(g);
-	if (cpu_init(c, g->vm, &env, g, 0) || cpu_signals_install())
-		return false;
-	host_cpuid(c);
-	c->acc.cr0 = CR0_PE | CR0_PG | CR0_WP | CR0_NE | CR0_MP | CR0_ET;
-	c->acc.cr3 = GPA_PML4;
-	c->acc.cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE | CR4_UMIP;
-	c->acc.efer = EFER_LME | EFER_LMA | EFER_NX | EFER_SCE;
-	c->fpu.xcr0 = 7;
-	acc_paging_changed(&c->acc, CR0_ET, 0, 0);
-	acc_flush_all(&c->acc);
-	user_mode(c);
-	cpu_fpu_gates(c);
-	return true;
 }
 
 struct rig *rig_new(const char *engine)
@@ -185,42 +65,44 @@ struct rig *rig_new(const char *engine)
 		return NULL;
 	memset(g, 0, sizeof(*g));
 	setenv("GUESTWARD_ENGINE", engine, 1);
-	return prepare(g) ? g : NULL;
+	if (bare_init(&g->b, RAM_SIZE)) {
+		free(g);
+		return NULL;
+	}
+	map_pages(g);
+	return g;
 }
 
 void rig_free(struct rig *g)
 {
 	if (!g)
 		return;
-	cpu_fini(&g->c);
-	acc_vm_free(g->vm);
-	mem_code_map_free(g->code);
-	munmap(g->ram, RAM_SIZE);
+	bare_fini(&g->b);
 	free(g);
 }
 
 const bool *rig_features(const struct rig *g)
 {
-	return g->c.features;
+	return g->b.c.features;
 }
 
 struct vcpu *rig_vcpu(struct rig *g)
 {
-	return &g->c;
+	return &g->b.c;
 }
 
 /* ---- running ---------------------------------------------------------------------------------------------------------------------- */
 
 static void load(struct rig *g, const struct rig_program *p)
 {
-	struct vcpu *c = &g->c;
+	struct vcpu *c = &g->b.c;
 
 	map_data(g);
 	for (unsigned i = 0; i < 5; i++)
-		memcpy(g->ram + gpa_data[i], diff_pattern() + 4096 * (i % 3), 4096);
-	memset(g->ram + GPA_OWN, 0, 4096);
-	memset(g->ram + GPA_CODE, 0xf4, 4096);
-	memcpy(g->ram + GPA_CODE, p->code, p->len);
+		memcpy(g->b.ram + gpa_data[i], diff_pattern() + 4096 * (i % 3), 4096);
+	memset(g->b.ram + GPA_OWN, 0, 4096);
+	memset(g->b.ram + GPA_CODE, 0xf4, 4096);
+	memcpy(g->b.ram + GPA_CODE, p->code, p->len);
 	cpu_memory_touched(c);
 	acc_flush_all(&c->acc);
 	memcpy(c->gpr, p->gpr, sizeof(p->gpr));
@@ -267,7 +149,7 @@ static bool slice(struct rig *g, uint64_t insns)
 {
 	struct cpu_signal_guard guard;
 	volatile bool ok = true;
-	struct vcpu *c = &g->c;
+	struct vcpu *c = &g->b.c;
 
 	acc_enter(&c->acc);
 	cpu_fpu_enter(c);
@@ -309,15 +191,15 @@ static uint64_t state_sum(struct rig *g)
 {
 	_Alignas(64) uint8_t x[DIFF_X_SIZE];
 
-	cpu_xsave_get(&g->c, x, sizeof(x));
-	return add(add(0, g->c.gpr, 16 * 8), x, sizeof(x));
+	cpu_xsave_get(&g->b.c, x, sizeof(x));
+	return add(add(0, g->b.c.gpr, 16 * 8), x, sizeof(x));
 }
 
 static void note_exit(struct rig *g, struct rig_result *r)
 {
 	if (r->n_exits == RIG_EXITS)
 		return;
-	r->exit[r->n_exits].rip = g->c.rip;
+	r->exit[r->n_exits].rip = g->b.c.rip;
 	r->exit[r->n_exits].sum = state_sum(g);
 	r->n_exits++;
 }
@@ -325,7 +207,7 @@ static void note_exit(struct rig *g, struct rig_result *r)
 /* A page fault that the rig's mapping answers: as a kernel that pages in and copies on write. */
 static bool fixed_fault(struct rig *g, struct rig_result *r)
 {
-	struct vcpu *c = &g->c;
+	struct vcpu *c = &g->b.c;
 	uint64_t cr2 = c->ev.exception.payload;
 	unsigned i;
 
@@ -337,7 +219,7 @@ static bool fixed_fault(struct rig *g, struct rig_result *r)
 	r->fault[r->n_faults].error = c->ev.exception.error;
 	r->fault[r->n_faults].sum = state_sum(g);
 	r->n_faults++;
-	pte(g, data_table(cr2), cr2, 0, gpa_data[i] | USER_PTE | PTE_NX);
+	bare_pte(&g->b, data_table(cr2), cr2, 0, gpa_data[i] | BARE_USER | PTE_NX);
 	acc_flush_page(&c->acc, GVA(cr2));
 	memset(&c->ev, 0, sizeof(c->ev));
 	return true;
@@ -345,7 +227,7 @@ static bool fixed_fault(struct rig *g, struct rig_result *r)
 
 void rig_run(struct rig *g, const struct rig_program *p, struct rig_result *r)
 {
-	struct vcpu *c = &g->c;
+	struct vcpu *c = &g->b.c;
 	uint64_t end = c->stats.insns + 60000;
 
 	memset(r, 0, sizeof(*r));
@@ -368,8 +250,8 @@ void rig_run(struct rig *g, const struct rig_program *p, struct rig_result *r)
 	r->cr2 = c->ev.exception.has_payload ? c->ev.exception.payload : 0;
 	cpu_xsave_get(c, r->x, sizeof(r->x));
 	for (unsigned i = 0; i < 5; i++)
-		memcpy(r->mem + 4096 * i, g->ram + gpa_data[i], 4096);
-	memcpy(r->mem + 4096 * 5, g->ram + GPA_OWN, 4096);
+		memcpy(r->mem + 4096 * i, g->b.ram + gpa_data[i], 4096);
+	memcpy(r->mem + 4096 * 5, g->b.ram + GPA_OWN, 4096);
 }
 
 /* ---- comparing -------------------------------------------------------------------------------------------------------------------- */
