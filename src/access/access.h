@@ -69,6 +69,7 @@ struct acc_cpu {
 	uint64_t pdptr[4];		/* PAE paging, loaded with CR3 */
 	uint32_t pkru;
 	uint8_t maxphyaddr;
+	uint8_t space;			/* which set of slots: acc_set_space() */
 	bool in_guest;			/* between acc_enter() and acc_leave(): must be waited for */
 	struct acc_vm *vm;
 	const struct mem_map *map;	/* snapshot taken at the last safe point */
@@ -90,6 +91,15 @@ void acc_vm_free(struct acc_vm *vm);
  */
 void acc_vm_set_map(struct acc_vm *vm, struct mem_map *map);
 const struct mem_map *acc_vm_map(struct acc_vm *vm);
+/*
+ * The same for one of the address spaces that a vCPU may be in: 0 is what everybody else sees, 1 is system management mode's.
+ * Guards judge frames by their number in whatever space.
+ */
+#define ACC_N_SPACES	2
+void acc_vm_set_space_map(struct acc_vm *vm, unsigned space, struct mem_map *map);
+const struct mem_map *acc_vm_space_map(struct acc_vm *vm, unsigned space);
+/* The vCPU's own thread, or with nobody running it; what it remembered is forgotten. */
+void acc_set_space(struct acc_cpu *cpu, unsigned space);
 
 int acc_cpu_init(struct acc_cpu *cpu, struct acc_vm *vm);
 void acc_cpu_fini(struct acc_cpu *cpu);

@@ -125,7 +125,7 @@ struct acc_vm {
 	struct acc_cpu_private *cpus;
 	uint64_t ticket;
 	struct acc_cpu *exclusive;	/* the one that may run alone */
-	_Atomic(struct mem_map *) map;	/* changed under lock */
+	_Atomic(struct mem_map *) map[ACC_N_SPACES];	/* changed under lock */
 	_Atomic unsigned n_cpus_ever;
 
 	pthread_rwlock_t host;		/* read: acc_host_begin(); write: forgetting, only as a barrier */
@@ -179,6 +179,12 @@ enum acc_verdict acc_side(const struct mem_map *map, const struct acc_request *r
 const struct mem_slot *acc_slot(const struct acc_request *rq, const struct mem_map *map, struct gfn gfn);
 
 static inline struct acc_vm *acc_rq_vm(const struct acc_request *rq) { return rq->cpu ? rq->cpu->vm : rq->vm; }
+
+/* The map that an access of this vCPU goes by, in its space. */
+static inline const struct mem_map *acc_cpu_map(const struct acc_cpu *cpu)
+{
+	return cpu->in_guest ? cpu->map : acc_vm_space_map(cpu->vm, cpu->space);
+}
 
 static inline enum acc_mode acc_mode_of(const struct acc_cpu *cpu, unsigned cpl, bool implicit)
 {

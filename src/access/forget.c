@@ -84,7 +84,7 @@ static void resume(struct acc_cpu *cpu)
 	/* Bits first: whoever sets one from here on has also posted a wish we have not yet seen. */
 	atomic_fetch_and(&cpu->attention, ~(ACC_ATT_FORGET | ACC_ATT_STOP));
 	apply(cpu);
-	cpu->map = atomic_load_explicit(&vm->map, memory_order_acquire);
+	cpu->map = atomic_load_explicit(&vm->map[cpu->space], memory_order_acquire);
 	cpu->priv->answered = vm->ticket;
 	cpu->priv->running = true;
 	mem_seal_open();
@@ -311,9 +311,10 @@ void acc_code_drop(struct acc_vm *vm, const uint8_t *hva, uint64_t len)
 	pthread_mutex_unlock(&vm->code_lock);
 }
 
-static void frames_left(struct acc_vm *vm, const struct mem_slot *s)
+/* Guards know frames of the first space. */
+static void frames_left(struct acc_vm *vm, unsigned space, const struct mem_slot *s)
 {
-	for (unsigned i = 0; i < vm->guards->n; i++)
+	for (unsigned i = 0; !space && i < vm->guards->n; i++)
 		if (vm->guards->guard[i].ops->forget)
 			vm->guards->guard[i].ops->forget(vm->guards->guard[i].state, s->first, s->n_pages);
 	/* The client may use the memory for something else before it gives it back to us. */
@@ -325,23 +326,44 @@ static void frames_left(struct acc_vm *vm, const struct mem_slot *s)
 
 const struct mem_map *acc_vm_map(struct acc_vm *vm)
 {
-	return atomic_load_explicit(&vm->map, memory_order_acquire);
+	return acc_vm_space_map(vm, 0);
+}
+
+const struct mem_map *acc_vm_space_map(struct acc_vm *vm, unsigned space)
+{
+	return atomic_load_explicit(&vm->map[space], memory_order_acquire);
 }
 
 void acc_vm_set_map(struct acc_vm *vm, struct mem_map *map)
+{
+	acc_vm_set_space_map(vm, 0, map);
+}
+
+void acc_set_space(struct acc_cpu *cpu, unsigned space)
+{
+	if (cpu->space == space)
+		return;
+	cpu->space = (uint8_t)space;
+	/* Running: whoever replaces the map from here on waits for us. Not running: the next entry takes what is there then. */
+	if (cpu->in_guest)
+		cpu->map = acc_vm_space_map(cpu->vm, space);
+	acc_flush_all(cpu);
+}
+
+void acc_vm_set_space_map(struct acc_vm *vm, unsigned space, struct mem_map *map)
 {
 	struct wish wish = { .all = true, .writers = ~0ull };
 	struct mem_map *old;
 	unsigned at = 0;
 
 	pthread_mutex_lock(&vm->lock);
-	old = atomic_exchange(&vm->map, map);
+	old = atomic_exchange(&vm->map[space], map);
 	forget_locked(vm, own_cpu(vm, NULL), &wish);
 	pthread_mutex_unlock(&vm->lock);
 	host_barrier(vm);
 	for (unsigned i = 0; i < old->n; i++)
 		if (!stays(map, &at, &old->slot[i]))
-			frames_left(vm, &old->slot[i]);
+			frames_left(vm, space, &old->slot[i]);
 	mem_map_free(old);
 }
 
@@ -382,21 +404,23 @@ destroy_lock:
 int acc_vm_new(const struct acc_guards *guards, struct mem_code_map *code, struct acc_vm **out)
 {
 	struct acc_vm *vm = calloc(1, sizeof(*vm));
-	struct mem_map *map = calloc(1, sizeof(*map));
+	struct mem_map *map = calloc(1, sizeof(*map)), *second = calloc(1, sizeof(*second));
 	int err = -ENOMEM;
 
-	if (!vm || !map)
+	if (!vm || !map || !second)
 		goto free_all;
 	err = init_locks(vm);
 	if (err)
 		goto free_all;
 	vm->guards = guards ? guards : &no_guards;
 	vm->code = code;
-	atomic_init(&vm->map, map);
+	atomic_init(&vm->map[0], map);
+	atomic_init(&vm->map[1], second);
 	*out = vm;
 	return 0;
 free_all:
 	free(map);
+	free(second);
 	free(vm);
 	return err;
 }
@@ -410,7 +434,8 @@ void acc_vm_free(struct acc_vm *vm)
 	pthread_cond_destroy(&vm->changed);
 	pthread_mutex_destroy(&vm->code_lock);
 	pthread_mutex_destroy(&vm->lock);
-	mem_map_free(atomic_load(&vm->map));
+	for (unsigned i = 0; i < ACC_N_SPACES; i++)
+		mem_map_free(atomic_load(&vm->map[i]));
 	free(vm);
 }
 
@@ -432,7 +457,7 @@ int acc_cpu_init(struct acc_cpu *cpu, struct acc_vm *vm)
 	p->writer_bit = BIT64(atomic_fetch_add(&vm->n_cpus_ever, 1) % 64);
 	p->next = vm->cpus;
 	vm->cpus = p;
-	cpu->map = atomic_load(&vm->map);
+	cpu->map = atomic_load(&vm->map[cpu->space]);
 	pthread_mutex_unlock(&vm->lock);
 	return 0;
 }

@@ -326,7 +326,7 @@ static bool give_up_retrying(struct acc_cpu *cpu, unsigned tries)
 
 static const struct mem_map *map_of(const struct acc_request *rq)
 {
-	return rq->cpu && rq->cpu->in_guest ? rq->cpu->map : acc_vm_map(acc_rq_vm(rq));
+	return rq->cpu ? acc_cpu_map(rq->cpu) : acc_vm_map(rq->vm);
 }
 
 enum acc_verdict acc_check_all(struct acc_request *rq, struct acc_result *out, enum acc_verdict *verdict, unsigned n, unsigned *which)

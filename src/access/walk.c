@@ -453,7 +453,7 @@ bool acc_load_pdptrs(struct acc_cpu *cpu, uint64_t cr3, uint64_t pdptr[4])
 	bool ok = true;
 
 	acc_host_begin(cpu->vm);
-	k.map = cpu->in_guest ? cpu->map : acc_vm_map(cpu->vm);
+	k.map = acc_cpu_map(cpu);
 	for (unsigned i = 0; i < 4 && ok; i++) {
 		struct entry e = { .gpa = GPA((cr3 & 0xffffffe0ull) + i * 8) };
 
@@ -473,7 +473,7 @@ enum acc_verdict acc_translate(struct acc_request *rq, struct acc_result *out)
 	enum acc_verdict v;
 
 	acc_host_begin(cpu->vm);
-	v = acc_walk(cpu->in_guest ? cpu->map : acc_vm_map(cpu->vm), rq, &w, out, WALK_LOOK);
+	v = acc_walk(acc_cpu_map(cpu), rq, &w, out, WALK_LOOK);
 	acc_host_end(cpu->vm);
 	return v;
 }

@@ -85,6 +85,12 @@ static void choose_event(struct vcpu *c)
 	int vector;
 
 	c->intr_blocked = false;
+	if (unlikely(c->ev.smi_pending) && !c->ev.in_smm) {
+		c->intr_blocked = true;
+		if (!c->shadow)
+			cpu_smi(c);
+		return;
+	}
 	if (c->ev.nmi.pending && !c->ev.nmi.masked) {
 		if (c->shadow) {
 			c->intr_blocked = true;
@@ -328,6 +334,7 @@ enum cpu_exit cpu_run(struct vcpu *c)
 	c->stop = false;
 	c->intr_blocked = true;		/* whatever came while we were away is looked at first */
 	c->ext_again = false;
+	acc_set_space(&c->acc, c->ev.in_smm);
 	for (unsigned i = 0; c->exts && i < c->exts->n; i++)
 		if (c->exts->ext[i].ops->enter)
 			c->exts->ext[i].ops->enter(c->exts->ext[i].state, &c->acc);

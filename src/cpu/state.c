@@ -98,6 +98,7 @@ void cpu_reset(struct vcpu *c, bool init)
 	c->dr6 = 0xffff0ff0;
 	c->dr7 = 0x400;
 	memset(&c->ev, 0, sizeof(c->ev));
+	acc_set_space(&c->acc, 0);
 	c->shadow = 0;
 	c->halted = false;
 	c->intr_blocked = false;

@@ -64,6 +64,7 @@ struct cpu_events {
 	} nmi;
 	bool triple_fault;
 	bool smi_pending, in_smm;
+	bool smm_inside_nmi;	/* the SMI came while NMIs were masked */
 };
 
 #define CPU_SHADOW_STI		1u

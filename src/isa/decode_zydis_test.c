@@ -87,7 +87,6 @@ static const char *const aspect_names[N_ASPECTS] = {
 
 /* Where we differ on purpose: aspect, Zydis's mnemonic (NULL: any), our operation. Reviewed one by one. */
 static const struct { enum aspect aspect; const char *name; unsigned op; const char *why; } deliberate[] = {
-	{ MISSING, "rsm", ANY_OP, "no system management mode: #UD outside it" },
 	{ MISSING, "psmash", ANY_OP, "SNP host instruction" },
 	{ MISSING, "rmpupdate", ANY_OP, "SNP host instruction" },
 	{ EXTRA, NULL, I_SYSENTER, "real mode: #GP rather than #UD, which the handler raises" },

@@ -35,7 +35,7 @@ static const struct { uint32_t cap; long value; } rows[] = {
 	{ KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1 }, { KVM_CAP_SYS_ATTRIBUTES, 1 }, { KVM_CAP_USER_MEMORY2, 1 },
 	{ KVM_CAP_MEMORY_FAULT_INFO, 1 }, { KVM_CAP_VM_TYPES, VM_TYPES }, { KVM_CAP_PRE_FAULT_MEMORY, 1 },
 	{ KVM_CAP_X86_APIC_BUS_CYCLES_NS, 1 },
-	{ KVM_CAP_MULTI_ADDRESS_SPACE, 1 }, { KVM_CAP_X86_USER_SPACE_MSR, 7 }, { KVM_CAP_X86_MSR_FILTER, 1 },
+	{ KVM_CAP_X86_USER_SPACE_MSR, 7 }, { KVM_CAP_X86_MSR_FILTER, 1 },
 	{ KVM_CAP_MSR_PLATFORM_INFO, 1 }, { GW_CAP_DUMP, 1 }, { GW_CAP_TRACE, GW_N_TRACE_POINTS }, { GW_CAP_MONITOR, 1 },
 };
 
@@ -53,6 +53,12 @@ static bool private_cap(const struct vm *vm, unsigned long cap, long *value)
 		return true;
 	case KVM_CAP_GUEST_MEMFD_FLAGS:
 		*value = (long)vm_gmem_flags(vm);
+		return true;
+	case KVM_CAP_X86_SMM:
+		*value = !vm || vm_has_smm(vm);
+		return true;
+	case KVM_CAP_MULTI_ADDRESS_SPACE:
+		*value = vm ? vm_spaces(vm) : ACC_N_SPACES;
 		return true;
 	case GW_CAP_PRIVATE:
 		*value = vm && vm->kinds ? VM_PRIVATE_OPTIONS : 0;

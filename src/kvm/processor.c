@@ -44,7 +44,7 @@ static long enable_cap(struct kvm_call *k) { return kvm_enable_cap_vcpu(k->v, k-
 static long get_stats_fd(struct kvm_call *k) { return vm_stats_open(k->vm, k->v); }
 static long set_tsc_khz(struct kvm_call *k) { return vm_set_tsc_khz(k->v, k->arg); }
 static long get_tsc_khz(struct kvm_call *k) { return k->v->tsc_khz; }
-static long no_smm(struct kvm_call *k) { return -ENOTTY; }
+static long smi(struct kvm_call *k) { return vm_smi(k->v); }
 static long invalid(struct kvm_call *k) { return -EINVAL; }
 
 static long set_vapic_addr(struct kvm_call *k) { return vm_set_vapic_addr(k->v, ((const struct kvm_vapic_addr *)k->data)->vapic_addr); }
@@ -297,7 +297,7 @@ const struct kvm_row kvm_vcpu_rows[] = {
 	{ KVM_TPR_ACCESS_REPORTING,	ARG_INOUT,	.fn = tpr_reporting },
 	{ KVM_SET_VAPIC_ADDR,		ARG_IN,		.fn = set_vapic_addr },
 	{ KVM_NMI,			ARG_ANY,	.fn = nmi },
-	{ KVM_SMI,			ARG_ANY,	.fn = no_smm },
+	{ KVM_SMI,			ARG_ANY,	.fn = smi },
 	{ KVM_SET_SIGNAL_MASK,		ARG_RAW,	.fn = set_signal_mask },
 	{ KVM_SET_TSC_KHZ,		ARG_ANY,	.fn = set_tsc_khz },
 	{ KVM_GET_TSC_KHZ,		ARG_ANY,	.fn = get_tsc_khz },

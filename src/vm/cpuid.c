@@ -309,6 +309,7 @@ static void tell_others(struct vm_vcpu *v)
 
 	cpu_cpuid_changed(c);
 	f.maxphyaddr = c->acc.maxphyaddr;
+	f.has_smm = vm_has_smm(v->vm);
 	v->pv_features = pv ? pv->eax : 0;
 	if (v->lapic)
 		dev_lapic_set_features(v->lapic, &f);

@@ -204,8 +204,8 @@ static enum cpu_exit latched(struct vcpu *c)
 {
 	struct vm_vcpu *v = vm_vcpu_of(c);
 
-	vm_vcpu_collect_nmis(v);
-	if (v->lapic && dev_lapic_pending(v->lapic) & (DEV_PEND_INIT | DEV_PEND_SIPI))
+	vm_vcpu_collect_events(v);
+	if (v->lapic && !c->ev.in_smm && dev_lapic_pending(v->lapic) & (DEV_PEND_INIT | DEV_PEND_SIPI))
 		return CPU_EXIT_INIT;
 	return CPU_RUNNING;
 }

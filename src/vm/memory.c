@@ -21,6 +21,12 @@ static bool is_aligned(uint64_t v)
 	return !(v & GW_PAGE_MASK);
 }
 
+/* The address space is in the upper half. */
+static bool is_slot_id(const struct vm *vm, uint32_t id)
+{
+	return id >> 16 < vm_spaces(vm) && (id & 0xffff) < VM_MAX_SLOTS;
+}
+
 static int check_flags(const struct vm *vm, uint32_t flags)
 {
 	uint32_t valid = KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY;
@@ -45,7 +51,7 @@ static int check_region(const struct vm *vm, const struct kvm_userspace_memory_r
 	if (r->flags & KVM_MEM_GUEST_MEMFD && (!is_aligned(r->guest_memfd_offset) ||
 					       r->guest_memfd_offset + r->memory_size < r->guest_memfd_offset))
 		return -EINVAL;
-	if (r->slot >> 16 || r->slot >= VM_MAX_SLOTS)
+	if (!is_slot_id(vm, r->slot))
 		return -EINVAL;
 	if (r->guest_phys_addr + r->memory_size < r->guest_phys_addr)
 		return -EINVAL;
@@ -56,7 +62,7 @@ static int check_region(const struct vm *vm, const struct kvm_userspace_memory_r
 
 static const struct mem_slot *slot_by_id(struct vm *vm, uint32_t id)
 {
-	const struct mem_map *map = acc_vm_map(vm->acc);
+	const struct mem_map *map = acc_vm_space_map(vm->acc, id >> 16);
 
 	for (unsigned i = 0; map && i < map->n; i++)
 		if (map->slot[i].id == id)
@@ -96,7 +102,7 @@ static int change(struct vm *vm, const struct kvm_userspace_memory_region2 *r, s
 	}
 	if (!(s.flags & MEM_LOG_DIRTY))
 		s.dirty = NULL;
-	err = mem_map_change(acc_vm_map(vm->acc), &s, &map);
+	err = mem_map_change(acc_vm_space_map(vm->acc, r->slot >> 16), &s, &map);
 	if (err) {
 		mem_dirty_free(fresh);
 		return err;
@@ -108,9 +114,9 @@ static int change(struct vm *vm, const struct kvm_userspace_memory_region2 *r, s
 			return err;
 		}
 	}
-	if (s.n_pages && (!found || was.first.v != s.first.v))
+	if (s.n_pages && !(r->slot >> 16) && (!found || was.first.v != s.first.v))
 		mon_frames_added(vm->monitor, s.first, s.n_pages);
-	acc_vm_set_map(vm->acc, map);
+	acc_vm_set_space_map(vm->acc, r->slot >> 16, map);
 	/* No vCPU uses the old map any more, so nobody marks in a bitmap that only it named. */
 	if (was.dirty && (!s.n_pages || s.dirty != was.dirty))
 		mem_dirty_free(was.dirty);
@@ -147,7 +153,7 @@ static const struct mem_slot *logged_slot(struct vm *vm, uint32_t id, int *err)
 	const struct mem_slot *s;
 
 	*err = -EINVAL;
-	if (id >> 16 || id >= VM_MAX_SLOTS)
+	if (!is_slot_id(vm, id))
 		return NULL;
 	*err = -ENOENT;
 	s = slot_by_id(vm, id);

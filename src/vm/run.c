@@ -382,7 +382,7 @@ static int run_guest(struct vm_vcpu *v)
 	enum cpu_exit e;
 	int r;
 
-	vm_vcpu_collect_nmis(v);
+	vm_vcpu_collect_events(v);
 	v->c.host_fault_hva = 0;
 	vm_vapic_show(v);
 	e = cpu_run(&v->c);
@@ -408,7 +408,7 @@ static int sleep_guest(struct vm_vcpu *v)
 	vm_vcpu_accept_events(v);
 	if (v->mp_state != KVM_MP_STATE_HALTED)
 		return 1;
-	vm_vcpu_collect_nmis(v);
+	vm_vcpu_collect_events(v);
 	if (!vm_vcpu_has_events(v))
 		return 1;
 	if (v->lapic)
@@ -611,6 +611,7 @@ static void fill_run(struct vm_vcpu *v)
 {
 	struct kvm_run *run = v->run;
 
+	run->flags = v->c.ev.in_smm ? KVM_RUN_X86_SMM : 0;
 	run->if_flag = !!(v->c.eflags & FLAG_IF);
 	run->cr8 = vm_get_cr8(v);
 	run->apic_base = vm_get_apic_base(v);

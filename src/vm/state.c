@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "cpu/host/fpu.h"
+#include "cpu/sys/sys.h"
 #include "vm/vm.h"
 
 /* ---- VCPU_EVENTS ------------------------------------------------------------------------------------------------------- */
@@ -20,7 +21,7 @@ void vm_get_events(struct vm_vcpu *v, struct kvm_vcpu_events *e)
 {
 	const struct vcpu *c = &v->c;
 
-	vm_vcpu_collect_nmis(v);
+	vm_vcpu_collect_events(v);
 	memset(e, 0, sizeof(*e));
 	/* INT3 and INTO are executed again rather than injected: RIP still points at them. */
 	if (!is_soft(c)) {
@@ -39,6 +40,10 @@ void vm_get_events(struct vm_vcpu *v, struct kvm_vcpu_events *e)
 	e->nmi.injected = c->ev.nmi.injected;
 	e->nmi.pending = c->ev.nmi.pending;
 	e->nmi.masked = c->ev.nmi.masked;
+	e->smi.smm = c->ev.in_smm;
+	e->smi.pending = c->ev.smi_pending;
+	e->smi.smm_inside_nmi = c->ev.smm_inside_nmi;
+	e->smi.latched_init = c->ev.in_smm && v->lapic && dev_lapic_pending(v->lapic) & DEV_PEND_INIT;
 	e->flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM;
 	if (v->vm->is_exception_payload)
 		e->flags |= KVM_VCPUEVENT_VALID_PAYLOAD;
@@ -56,12 +61,28 @@ static int check_events(struct vm_vcpu *v, const struct kvm_vcpu_events *e)
 		return -EINVAL;
 	if (has_payload && e->exception.pending && e->exception.injected)
 		return -EINVAL;
-	/* There is no system-management mode to be in. */
-	if (e->flags & KVM_VCPUEVENT_VALID_SMM && (e->smi.smm || e->smi.pending || e->smi.smm_inside_nmi || e->smi.latched_init))
+	if (e->flags & KVM_VCPUEVENT_VALID_SMM && !vm_has_smm(v->vm) && (e->smi.smm || e->smi.pending || e->smi.smm_inside_nmi || e->smi.latched_init))
 		return -EINVAL;
 	if (e->flags & KVM_VCPUEVENT_VALID_SIPI_VECTOR && v->vm->irqchip && e->sipi_vector > 255)
 		return -EINVAL;
 	return 0;
+}
+
+static void set_smm(struct vm_vcpu *v, const struct kvm_vcpu_events *e)
+{
+	struct dev_lapic_events init = { .is_init = true };
+
+	if (v->c.ev.in_smm != !!e->smi.smm)
+		cpu_smm_set(&v->c, e->smi.smm);
+	v->c.ev.smi_pending = e->smi.pending;
+	if (!e->smi.smm)
+		return;
+	v->c.ev.smm_inside_nmi = e->smi.smm_inside_nmi;
+	if (!v->lapic)
+		return;
+	dev_lapic_take_events(v->lapic, DEV_PEND_INIT, &(struct dev_lapic_events){ 0 });
+	if (e->smi.latched_init)
+		dev_lapic_post_events(v->lapic, &init);
 }
 
 int vm_set_events(struct vm_vcpu *v, const struct kvm_vcpu_events *e)
@@ -72,7 +93,7 @@ int vm_set_events(struct vm_vcpu *v, const struct kvm_vcpu_events *e)
 
 	if (err)
 		return err;
-	vm_vcpu_collect_nmis(v);
+	vm_vcpu_collect_events(v);
 	c->ev.exception.pending = e->exception.injected || (has_payload && e->exception.pending);
 	c->ev.exception.vector = e->exception.nr;
 	c->ev.exception.has_error = e->exception.has_error_code;
@@ -90,6 +111,8 @@ int vm_set_events(struct vm_vcpu *v, const struct kvm_vcpu_events *e)
 	if (e->flags & KVM_VCPUEVENT_VALID_NMI_PENDING)
 		c->ev.nmi.pending = e->nmi.pending < 2 ? e->nmi.pending : 2;
 	c->ev.nmi.masked = e->nmi.masked;
+	if (e->flags & KVM_VCPUEVENT_VALID_SMM)
+		set_smm(v, e);
 	if (e->flags & KVM_VCPUEVENT_VALID_SIPI_VECTOR)
 		v->sipi_vector = (uint8_t)e->sipi_vector;
 	return 0;
@@ -108,6 +131,10 @@ int vm_set_mp_state(struct vm_vcpu *v, const struct kvm_mp_state *s)
 {
 	struct dev_lapic_events sipi = { .is_sipi = true, .sipi_vector = v->sipi_vector };
 
+	/* What would reset the vCPU cannot be latched beside SMM in one state. */
+	if ((s->mp_state == KVM_MP_STATE_INIT_RECEIVED || s->mp_state == KVM_MP_STATE_SIPI_RECEIVED) &&
+	    (v->c.ev.in_smm || v->c.ev.smi_pending))
+		return -EINVAL;
 	switch (s->mp_state) {
 	case KVM_MP_STATE_RUNNABLE:
 		break;
@@ -249,6 +276,15 @@ void vm_nmi(struct vm_vcpu *v)
 {
 	atomic_fetch_add(&v->n_nmi, 1);
 	vm_vcpu_kick(v, ACC_ATT_EVENT);
+}
+
+int vm_smi(struct vm_vcpu *v)
+{
+	if (!vm_has_smm(v->vm))
+		return -ENOTTY;
+	atomic_store(&v->is_smi, true);
+	vm_vcpu_kick(v, ACC_ATT_EVENT);
+	return 0;
 }
 
 /* ---- machine check ----------------------------------------------------------------------------------------------------- */

@@ -252,13 +252,16 @@ bool vm_vcpu_has_events(struct vm_vcpu *v)
 
 	if (atomic_load(&v->requests) & VM_REQ_SERVICE || atomic_load(&v->eoi_vector) >= 0)
 		return true;
-	if (pend & (DEV_PEND_INIT | DEV_PEND_SIPI | DEV_PEND_SMI))
+	/* In SMM an INIT waits for RSM, and a SIPI is lost. */
+	if (pend & (DEV_PEND_INIT | DEV_PEND_SIPI) && !c->ev.in_smm)
 		return true;
 	if (v->mp_state == KVM_MP_STATE_UNINITIALIZED || v->mp_state == KVM_MP_STATE_INIT_RECEIVED)
 		return false;
 	if (pend & DEV_PEND_UNHALT || atomic_load(&v->is_unhalted))
 		return true;
 	if (c->ev.exception.pending || c->ev.interrupt.injected || c->ev.nmi.injected || c->ev.triple_fault)
+		return true;
+	if ((pend & DEV_PEND_SMI || atomic_load(&v->is_smi) || c->ev.smi_pending) && !c->ev.in_smm)
 		return true;
 	if ((pend & DEV_PEND_NMI || atomic_load(&v->n_nmi) || c->ev.nmi.pending) && !c->ev.nmi.masked)
 		return true;
@@ -363,6 +366,10 @@ bool vm_vcpu_accept_events(struct vm_vcpu *v)
 
 	if (!v->lapic || !(dev_lapic_pending(v->lapic) & (DEV_PEND_INIT | DEV_PEND_SIPI)))
 		return false;
+	if (v->c.ev.in_smm) {
+		dev_lapic_take_events(v->lapic, DEV_PEND_SIPI, &ev);
+		return false;
+	}
 	/* One at a time: between INIT and SIPI the reset may have dropped the SIPI. */
 	dev_lapic_take_events(v->lapic, DEV_PEND_INIT, &ev);
 	if (ev.is_init) {
@@ -377,11 +384,25 @@ bool vm_vcpu_accept_events(struct vm_vcpu *v)
 	return changed;
 }
 
-void vm_vcpu_collect_nmis(struct vm_vcpu *v)
+static void collect_smis(struct vm_vcpu *v)
+{
+	struct dev_lapic_events ev;
+
+	if (atomic_exchange(&v->is_smi, false))
+		v->c.ev.smi_pending = true;
+	if (!v->lapic || !(dev_lapic_pending(v->lapic) & DEV_PEND_SMI))
+		return;
+	dev_lapic_take_events(v->lapic, DEV_PEND_SMI, &ev);
+	v->c.ev.smi_pending |= ev.is_smi;
+}
+
+void vm_vcpu_collect_events(struct vm_vcpu *v)
 {
 	struct dev_lapic_events ev = { 0 };
-	unsigned limit, n = atomic_exchange(&v->n_nmi, 0);
+	unsigned limit, n;
 
+	collect_smis(v);
+	n = atomic_exchange(&v->n_nmi, 0);
 	if (v->lapic && dev_lapic_pending(v->lapic) & DEV_PEND_NMI) {
 		dev_lapic_take_events(v->lapic, DEV_PEND_NMI, &ev);
 		n += ev.n_nmi;

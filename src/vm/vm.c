@@ -146,10 +146,12 @@ struct vm *vm_get(struct vm *vm)
 
 static void free_dirty_logs(struct vm *vm)
 {
-	const struct mem_map *map = acc_vm_map(vm->acc);
+	for (unsigned space = 0; space < ACC_N_SPACES; space++) {
+		const struct mem_map *map = acc_vm_space_map(vm->acc, space);
 
-	for (unsigned i = 0; map && i < map->n; i++)
-		mem_dirty_free(map->slot[i].dirty);
+		for (unsigned i = 0; map && i < map->n; i++)
+			mem_dirty_free(map->slot[i].dirty);
+	}
 }
 
 static void destroy(struct vm *vm)

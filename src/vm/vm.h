@@ -114,6 +114,7 @@ struct vm_vcpu {
 	_Atomic bool is_blocked;	/* sleeps in ppoll: a kick must write to wake_fd */
 	_Atomic uint32_t n_nmi;		/* KVM_NMI and NMIs without a LAPIC, not yet in c.ev */
 	_Atomic bool is_unhalted;	/* a PV kick */
+	_Atomic bool is_smi;		/* KVM_SMI, not yet in c.ev */
 	_Atomic int eoi_vector;		/* split: KVM_EXIT_IOAPIC_EOI due, -1 none */
 	int wake_fd, signal_fd;		/* made at the first block; -1 */
 	sigset_t signal_fd_mask;
@@ -251,6 +252,10 @@ struct vm_vcpu *vm_vcpu_by_id(struct vm *vm, uint32_t id);
 /* Kick every vCPU out of guest code; @bits of ACC_ATT_*. */
 void vm_kick_all(struct vm *vm, uint32_t bits);
 
+/* Private memory and SMM's own slots exclude each other, as in KVM; such a VM has no SMM at all. */
+static inline bool vm_has_smm(const struct vm *vm) { return !vm->kinds; }
+static inline unsigned vm_spaces(const struct vm *vm) { return vm_has_smm(vm) ? ACC_N_SPACES : 1; }
+
 /* ---- memory.c ---------------------------------------------------------------------------------------------------- */
 
 /* @g: what r->guest_memfd is, when the flag is set; else, or when NULL, @gmem_err is why not. */
@@ -323,8 +328,8 @@ bool vm_vcpu_wait(struct vm_vcpu *v, int fd, int tick_ms, bool (*ready)(void *ar
 bool vm_vcpu_accept_events(struct vm_vcpu *v);
 /* Is there a reason to leave HLT? */
 bool vm_vcpu_has_events(struct vm_vcpu *v);
-/* NMIs posted by others go to c->ev. */
-void vm_vcpu_collect_nmis(struct vm_vcpu *v);
+/* NMIs and SMIs posted by others go to c->ev. */
+void vm_vcpu_collect_events(struct vm_vcpu *v);
 /* Run @fn with exclusive use of the vCPU: at once, or by the thread that is in KVM_RUN. */
 void vm_vcpu_service(struct vm_vcpu *v, void (*fn)(struct vcpu *c, void *arg), void *arg);
 
@@ -454,6 +459,7 @@ int vm_get_xcrs(struct vm_vcpu *v, struct kvm_xcrs *x);
 int vm_set_xcrs(struct vm_vcpu *v, const struct kvm_xcrs *x);
 int vm_interrupt(struct vm_vcpu *v, uint32_t irq);
 void vm_nmi(struct vm_vcpu *v);
+int vm_smi(struct vm_vcpu *v);
 int vm_get_lapic(struct vm_vcpu *v, struct kvm_lapic_state *s);
 int vm_set_lapic(struct vm_vcpu *v, const struct kvm_lapic_state *s);
 int vm_set_guest_debug(struct vm_vcpu *v, const struct kvm_guest_debug *d);

@@ -19,7 +19,7 @@ static const uint16_t excluded[] = {
 	/* Answers of the machine. */
 	I_RDTSC, I_RDTSCP, I_RDPMC, I_RDPID, I_CPUID, I_XGETBV, I_RDRAND, I_RDSEED, I_RDPKRU, I_WRPKRU, I_MONITOR, I_MWAIT,
 	/* Reach a hypervisor under the host, or its enclave unit. */
-	I_VMCALL, I_VMMCALL, I_VMGEXIT, I_ENCLU, I_ENCLS, I_PVALIDATE, I_RMPADJUST,
+	I_VMCALL, I_VMMCALL, I_RSM, I_VMGEXIT, I_ENCLU, I_ENCLS, I_PVALIDATE, I_RMPADJUST,
 };
 
 bool diff_is_excluded(unsigned op)

@@ -21,7 +21,7 @@ static const struct handlers { cpu_fn *reg, *mem; } handlers[N_INSN_OPS] = {
 	ONE(RDTSC, rdtsc), ONE(RDTSCP, rdtscp), ONE(RDPMC, rdpmc), ONE(RDPID, rdpid), ONE(RDRAND, random), ONE(RDSEED, random),
 	ONE(CPUID, cpuid), ONE(RDPKRU, rdpkru), ONE(WRPKRU, wrpkru), ONE(HLT, hlt),
 	ONE(INVD, wbinvd), ONE(WBINVD, wbinvd), ONE(WBNOINVD, wbinvd), ONE(SERIALIZE, serialize),
-	ONE(VMCALL, vmcall), ONE(VMMCALL, vmcall),
+	ONE(VMCALL, vmcall), ONE(RSM, rsm), ONE(VMMCALL, vmcall),
 	ONE(IN, in), ONE(OUT, out), ONE(INS, ins), ONE(OUTS, outs),
 #undef ONE
 #undef TWO

@@ -50,6 +50,13 @@ bool cpu_ext_before(struct vcpu *c);
 void cpu_ext_after(struct vcpu *c, bool retired);
 bool cpu_ext_delivery(struct vcpu *c);
 
+/* ---- System management mode -------------------------------------------------------------------------------------------- */
+
+/* Take the SMI that is pending: between two instructions, not in SMM. */
+void cpu_smi(struct vcpu *c);
+/* Be in SMM or not, and nothing else: for KVM_SET_VCPU_EVENTS. */
+void cpu_smm_set(struct vcpu *c, bool in_smm);
+
 /* ---- Debug registers: called by the run loop and the memory slow path -------------------------------------------------- */
 
 /* struct cpu_guest_debug.control, as KVM numbers it. */

@@ -233,7 +233,7 @@ SYS_HANDLER(invlpg); SYS_HANDLER(invpcid); SYS_HANDLER(xgetbv); SYS_HANDLER(xset
 SYS_HANDLER(mov_from_dr); SYS_HANDLER(mov_to_dr);
 SYS_HANDLER(rdmsr); SYS_HANDLER(wrmsr); SYS_HANDLER(rdtsc); SYS_HANDLER(rdtscp); SYS_HANDLER(rdpmc); SYS_HANDLER(rdpid);
 SYS_HANDLER(cpuid); SYS_HANDLER(rdpkru); SYS_HANDLER(wrpkru); SYS_HANDLER(hlt); SYS_HANDLER(wbinvd);
-SYS_HANDLER(vmcall); SYS_HANDLER(serialize); SYS_HANDLER(random);
+SYS_HANDLER(vmcall); SYS_HANDLER(rsm); SYS_HANDLER(serialize); SYS_HANDLER(random);
 SYS_HANDLER(in); SYS_HANDLER(out); SYS_HANDLER(ins); SYS_HANDLER(outs);
 #undef SYS_HANDLER
 
