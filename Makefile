@@ -23,7 +23,7 @@ run: all
 
 # The tests that boot a kernel want it there, and those with real clients want QEMU; without a network they are skipped, and
 # say so.
-CLIENT_PACKAGES = qemu-system-x86 seabios ovmf
+CLIENT_PACKAGES = qemu-system-x86 seabios ovmf e2fsprogs grub-common grub-pc-bin grub-efi-amd64-bin xorriso mtools
 test: all
 	-tools/install-deps $(CLIENT_PACKAGES)
 	-tools/fetch-kernel linux-image-cloud-amd64
@@ -35,7 +35,8 @@ test: all
 stress: all
 	ninja -C $(BUILD) -j1 $$(ninja -C $(BUILD) -t targets all | sed -n 's/^\(stress-[a-z]*\):.*/\1/p')
 	tools/install-deps $(CLIENT_PACKAGES)
-	tools/fetch-kernel $(KERNEL_PACKAGE)
+	tools/fetch-kernel linux-image-cloud-amd64
+	tools/fetch-kernel linux-image-amd64
 	tests/clients/clients_test.sh $(abspath $(GUESTWARD)) $(abspath $(CACHE)) $(abspath tests/clients) all
 
 bench: all
