@@ -41,6 +41,7 @@ stress: all
 
 bench: all
 	$(BUILD)/bench/bench-monitor
+	$(BUILD)/bench/bench-private
 	bench/run
 
 presubmit:

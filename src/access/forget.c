@@ -15,6 +15,7 @@
  */
 #include <assert.h>
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -194,12 +195,18 @@ void acc_leave(struct acc_cpu *cpu)
 
 void acc_safe_point(struct acc_cpu *cpu)
 {
+	bool others_wait;
+
 	pthread_mutex_lock(&cpu->vm->lock);
 	if (cpu->in_guest) {
 		park(cpu);
 		resume(cpu);
 	}
+	others_wait = cpu->vm->n_waiting != 0;
 	pthread_mutex_unlock(&cpu->vm->lock);
+	/* Where vCPUs outnumber processors, one that is waited for may not have any: ours, rather than after the rest of our slice. */
+	if (others_wait)
+		sched_yield();
 }
 
 void acc_exclusive_begin(struct acc_cpu *self)
