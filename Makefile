@@ -17,9 +17,13 @@ $(BUILD)/build.ninja:
 	meson setup $(BUILD)
 
 # Boots Debian's own kernel to a shell script that shows the machine and powers it off. Options: make run ARGS='--cpus=2'
+# Then attacks the same kernel from a module of its own, without protection and with it: two columns (PROTECT=heki,frozen).
+PROTECT ?= heki
 run: all
 	tools/fetch-kernel $(KERNEL_PACKAGE)
 	$(GUESTWARD) boot --kernel=$(CACHE)/$(KERNEL_PACKAGE)/kernel --modules=$(CACHE)/$(KERNEL_PACKAGE)/modules $(ARGS)
+	-tools/fetch-headers $(KERNEL_PACKAGE)
+	tests/heki/attack.sh $(GUESTWARD) $(CACHE)/$(KERNEL_PACKAGE) guest/heki/attack $(PROTECT) || [ $$? = 77 ]
 
 # The tests that boot a kernel want it there, and those with real clients want QEMU; without a network they are skipped, and
 # say so.
@@ -28,6 +32,7 @@ test: all
 	-tools/install-deps $(CLIENT_PACKAGES)
 	-tools/fetch-kernel linux-image-cloud-amd64
 	-tools/fetch-kernel linux-image-amd64
+	-tools/fetch-headers linux-image-cloud-amd64
 	meson test -C $(BUILD) --print-errorlogs
 
 # The long hunts: every stress-* target of the build, then every machine type, interrupt controller, CPU model and firmware QEMU

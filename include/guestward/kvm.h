@@ -273,7 +273,17 @@ struct gw_heki_attributes { __u64 address, size, attributes, mask, flags; };
 #define GW_HEKI_POLICY_ALLOW_WX		(1ull << 2)
 #define GW_HEKI_POLICY_SHIELD		(1ull << 3)
 #define GW_HEKI_POLICY_KPROBES		(1ull << 4)
-struct gw_heki_policy { __u32 inject, dynamic; __u64 flags; };
+/* When unassisted mode locks; always at a user instruction, with the kernel's text read-only already. */
+#define GW_HEKI_LOCK_AT_INIT		0	/* the first */
+#define GW_HEKI_LOCK_AT_REQUEST		1	/* after GW_HEKI_LOCK */
+#define GW_HEKI_LOCK_AT_SECONDS		2	/* the first program that starts lock_seconds after the first user instruction */
+#define GW_HEKI_LOCK_AT_EXEC		3	/* the first of the program that is executed by the name lock_path */
+struct gw_heki_policy {
+	__u32 inject, dynamic;
+	__u64 flags;
+	__u32 lock_at, lock_seconds;
+	char lock_path[64];		/* ends with 0 */
+};
 #define GW_HEKI_SET_POLICY	_IOW(GW_IOCTL_TYPE, 0xF2, struct gw_heki_policy)
 #define GW_HEKI_GET_POLICY	_IOR(GW_IOCTL_TYPE, 0xF3, struct gw_heki_policy)
 
@@ -291,7 +301,7 @@ struct gw_heki_vcpu { __u64 held_cr0, held_cr4; };
 #define GW_HEKI_EV_DENIED	0
 #define GW_HEKI_EV_PINNED	1	/* gpa: 0 or 4; value: all pins */
 #define GW_HEKI_EV_PROTECTED	2	/* value: pages */
-#define GW_HEKI_EV_LOCKED	3	/* unassisted; gpa: first text frame; value: pages of text */
+#define GW_HEKI_EV_LOCKED	3	/* unassisted; gpa, gva: first text frame; value: pages of text */
 #define GW_HEKI_EV_SEALED	4	/* new kernel code; hash */
 #define GW_HEKI_EV_RELEASED	5
 #define GW_HEKI_EV_POKED	6
@@ -314,6 +324,16 @@ struct gw_heki_counters {
 	__u64 pokes, sealed, released, hypercalls, refused, exits, store_bytes, lock_ns;
 };
 #define GW_HEKI_COUNTERS	_IOR(GW_IOCTL_TYPE, 0xFA, struct gw_heki_counters)
+
+/* VM: unassisted mode locks before any vCPU's next user instruction, whatever lock_at says. -EINVAL: it is not asked for. */
+#define GW_HEKI_LOCK		_IO(GW_IOCTL_TYPE, 0xFB)
+
+/*
+ * VM: may a device of the client write these bytes? 0, or -EACCES: counted and in the log as a denial with GW_HEKI_ACCESS_DMA. For
+ * clients that write guest memory themselves and do not ask for GW_HEKI_POLICY_SHIELD.
+ */
+struct gw_heki_dma { __u64 address, size; };
+#define GW_HEKI_JUDGE_DMA	_IOW(GW_IOCTL_TYPE, 0xFC, struct gw_heki_dma)
 
 _Static_assert(sizeof(struct gw_run_heki_configure) == 64 && sizeof(struct gw_run_heki_denial) == 64, "ABI");
 _Static_assert(sizeof(struct gw_heki_event) == 112, "ABI");

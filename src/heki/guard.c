@@ -83,6 +83,19 @@ void heki_answer(struct heki *h, const struct acc_cpu *cpu, const struct acc_exi
 	v->cr_ignored = action == HEKI_IGNORE;
 }
 
+void heki_renew(struct heki *h, const struct acc_cpu *cpu)
+{
+	struct heki_regs regs;
+	struct heki_vcpu *v;
+
+	if (likely(!atomic_load_explicit(&h->exit_denial, memory_order_relaxed)))
+		return;
+	h->host->regs(h->vm, cpu, &regs);
+	v = &h->vcpu[regs.vcpu];
+	if (v->answer.n && v->answer.rip == regs.rip)
+		v->answer.is_fresh = true;
+}
+
 /* ---- denials ------------------------------------------------------------------------------------------------------------ */
 
 static uint32_t access_bits(const struct acc_request *rq, uint8_t missing)
@@ -160,21 +173,34 @@ static bool wants_exit(const struct heki *h, const struct acc_request *rq)
 	       (rq->origin == ACC_INSN || rq->origin == ACC_ENGINE);
 }
 
+/* Code of a processor that has just been started, with paging off: no handler of its own could run either. */
+static bool is_start(const struct heki *h, const struct acc_request *rq, const struct heki_regs *regs)
+{
+	return rq->rights & ACC_X && !(regs->cr0 & CR0_PG) && atomic_load_explicit(&h->is_locked, memory_order_relaxed) &&
+	       rq->origin == ACC_INSN && rq->stage == ACC_FINAL;
+}
+
 static enum acc_verdict deny(struct heki *h, const struct acc_request *rq, uint8_t attributes, uint8_t missing, struct acc_result *out)
 {
 	struct heki_regs regs = { 0 };
 	struct heki_vcpu *v = NULL;
+	bool is_refusable = false;
 	uint8_t action;
 
 	if (rq->cpu) {
 		h->host->regs(h->vm, rq->cpu, &regs);
 		v = &h->vcpu[regs.vcpu];
 		/* The same vCPU thread also writes for the hypervisor: such a write is not the instruction. */
+		is_refusable = heki_is_refusable(h, rq, attributes) || is_start(h, rq, &regs);
 		if (rq->origin <= ACC_ENGINE && find_verdict(&v->answer, &regs, rq, &action)) {
 			if (action == HEKI_IGNORE && rq->origin == ACC_INSN && !(missing & ACC_X))
 				return ignore(rq, out);
+			if (is_refusable && !find_verdict(&v->looked, &regs, rq, &action))
+				return ACC_WAIT;
 			return inject(h, rq, missing, out);
 		}
+		if (is_refusable && find_verdict(&v->looked, &regs, rq, &action))
+			return inject(h, rq, missing, out);	/* told, and it was no call */
 		if (heki_is_poke(h, rq, attributes, missing)) {
 			out->subst = SUBST_VET;
 			return ACC_SUBST;
@@ -184,12 +210,37 @@ static enum acc_verdict deny(struct heki *h, const struct acc_request *rq, uint8
 	}
 	note(h, rq, &regs, attributes, missing);
 	if (!rq->cpu || !wants_exit(h, rq))
-		return inject(h, rq, missing, out);
+		return is_refusable ? ACC_WAIT : inject(h, rq, missing, out);
 	heki_count(h, N_EXITS);
 	out->exit = (struct acc_exit){ .reason = atomic_load(&h->nr_denial), .data = {
 		HEKI_REASON_MEM, rq->gpa.v, access_bits(rq, missing) & HEKI_ACCESS_GVA ? rq->gva.v : ~0ull, access_bits(rq, missing),
 		attributes & HEKI_ALL, regs.rip, regs.cr3, HEKI_INJECT } };
 	return ACC_EXIT;
+}
+
+/* ---- devices ----------------------------------------------------------------------------------------------------------------- */
+
+bool heki_judge_dma(struct heki *h, struct gpa gpa, uint64_t len)
+{
+	uint64_t frame = gpa_gfn(gpa).v, last = len ? gpa_gfn(GPA(gpa.v + len - 1)).v : frame;
+	struct heki_event e = { .kind = HEKI_EV_DENIED, .reason = HEKI_REASON_MEM, .access = HEKI_ACCESS_W | HEKI_ACCESS_DMA, .gpa = gpa.v };
+	struct heki_run r;
+
+	if (!len || !(atomic_load(&h->active) & ACTIVE_STORE) || !heki_next(h, GFN(frame), &r))
+		return true;
+	do {
+		if (r.first.v > last)
+			return true;
+		if (!(r.attributes & HEKI_W)) {
+			e.attributes = r.attributes;
+			e.gpa = r.first.v > frame ? gfn_gpa(r.first).v : gpa.v;
+			heki_count(h, N_DENIED_PV);
+			heki_log(h, &e);
+			heki_say(h, "heki: denied device write at gpa %llx", (unsigned long long)e.gpa);
+			return false;
+		}
+	} while (heki_next(h, GFN(r.first.v + r.n), &r));
+	return true;
 }
 
 /* ---- user instructions ---------------------------------------------------------------------------------------------------- */
@@ -225,7 +276,7 @@ static enum acc_verdict user_fetch(struct heki *h, uint32_t active, const struct
 		save_registers(h, rq->cpu);
 	if (!(active & ACTIVE_WAITING))
 		return ACC_ALLOW;
-	out->silent &= (uint8_t)~ACC_X;
+	/* Looked at once, the page may be remembered: a program that starts has an address space of its own, so it is asked about again. */
 	return wants_look(h, rq) ? ACC_WAIT : ACC_ALLOW;
 }
 
@@ -278,6 +329,9 @@ static bool wait(void *guard, struct acc_cpu *cpu, const struct acc_request *rq)
 		v->user_looked_insns = regs.insns;
 		return true;
 	}
+	if (is_start(h, rq, &regs) ? h->host->park(h->vm, cpu) :
+	    heki_is_refusable(h, rq, heki_rights_of(h, gpa_gfn(rq->gpa).v)) && heki_refuse_call(h, cpu))
+		return false;		/* nothing is to be asked again */
 	heki_dynamic(h, cpu, rq);
 	add_verdict(&v->looked, &regs, gpa_gfn(rq->gpa).v, rq->rights, VERDICT_FINAL);
 	return true;

@@ -197,7 +197,33 @@ static const struct { const char *word; size_t off; uint8_t value; } words[] = {
 	{ "allow-wx", offsetof(struct heki_policy, allow_wx), 1 },
 	{ "shield", offsetof(struct heki_policy, shield), 1 },
 	{ "kprobes", offsetof(struct heki_policy, allow_kprobes), 1 },
+	{ "lock-at=init", offsetof(struct heki_policy, lock_at), HEKI_LOCK_AT_INIT },
+	{ "lock-at=request", offsetof(struct heki_policy, lock_at), HEKI_LOCK_AT_REQUEST },
 };
+
+/* "lock-at=..." */
+static bool set_moment(struct heki_policy *p, const char *word, size_t len)
+{
+	static const char exec[] = "lock-at=exec:", seconds[] = "lock-at=seconds:";
+	size_t n = sizeof(exec) - 1;
+
+	if (len > n && len - n < sizeof(p->lock_path) && !memcmp(word, exec, n)) {
+		p->lock_at = HEKI_LOCK_AT_EXEC;
+		memset(p->lock_path, 0, sizeof(p->lock_path));
+		memcpy(p->lock_path, word + n, len - n);
+		return true;
+	}
+	n = sizeof(seconds) - 1;
+	if (len <= n || len > n + 6 || memcmp(word, seconds, n))
+		return false;
+	p->lock_at = HEKI_LOCK_AT_SECONDS;
+	for (p->lock_seconds = 0; n < len; n++) {
+		if (word[n] < '0' || word[n] > '9')
+			return false;
+		p->lock_seconds = p->lock_seconds * 10 + (uint32_t)(word[n] - '0');
+	}
+	return true;
+}
 
 static bool set_word(struct heki_policy *p, const char *word, size_t len)
 {
@@ -206,7 +232,7 @@ static bool set_word(struct heki_policy *p, const char *word, size_t len)
 			((uint8_t *)p)[words[i].off] = words[i].value;
 			return true;
 		}
-	return !len;
+	return !len || set_moment(p, word, len);
 }
 
 bool heki_policy_parse(struct heki_policy *p, const char *text)
@@ -229,6 +255,11 @@ void heki_policy_get(struct heki *h, struct heki_policy *out)
 		.lock_registers = atomic_load(&h->lock_registers), .allow_wx = atomic_load(&h->allow_wx), .shield = atomic_load(&h->shield),
 		.allow_kprobes = atomic_load(&h->allow_kprobes),
 	};
+	pthread_mutex_lock(&h->lock);
+	out->lock_at = h->lock_at;
+	out->lock_seconds = h->lock_seconds;
+	memcpy(out->lock_path, h->lock_path, sizeof(out->lock_path));
+	pthread_mutex_unlock(&h->lock);
 }
 
 int heki_policy_set(struct heki *h, const struct heki_policy *p)
@@ -245,6 +276,9 @@ int heki_policy_set(struct heki *h, const struct heki_policy *p)
 	atomic_store(&h->allow_wx, p->allow_wx);
 	atomic_store(&h->shield, p->shield);
 	atomic_store(&h->allow_kprobes, p->allow_kprobes);
+	h->lock_at = p->lock_at;
+	h->lock_seconds = p->lock_seconds;
+	memcpy(h->lock_path, p->lock_path, sizeof(h->lock_path));
 	if (p->unassisted && !h->seals)
 		atomic_fetch_or(&h->active, ACTIVE_WAITING);
 	else

@@ -32,7 +32,7 @@ struct heki;
 
 /* A vCPU's registers as the room sees them. */
 struct heki_regs {
-	uint64_t rip, insns, cr0, cr3, cr4, efer;
+	uint64_t rip, rsp, insns, cr0, cr3, cr4, efer;
 	uint64_t star, lstar, cstar, sfmask, sysenter_cs, sysenter_esp, sysenter_eip, apic_base;
 	uint64_t gdt_base, idt_base;
 	uint16_t gdt_limit, idt_limit, ldtr, tr;
@@ -53,6 +53,10 @@ struct heki_host {
 	bool (*guest_read)(void *vm, const struct acc_cpu *cpu, struct gpa gpa, void *buf, size_t len);
 	/* Of the vCPU whose thread this is. */
 	void (*regs)(void *vm, const struct acc_cpu *cpu, struct heki_regs *out);
+	/* A processor that was started where it may not execute waits for its start again. False: it is the boot processor. */
+	bool (*park)(void *vm, const struct acc_cpu *cpu);
+	/* Return from the function that the vCPU is about to enter: RIP, RAX, and RSP past the return address. */
+	void (*go_back)(void *vm, const struct acc_cpu *cpu, uint64_t rip, uint64_t rax);
 	/* From now on page walks are judged too. */
 	void (*judge_walks)(void *vm);
 	/* The client's mapping of frames becomes read-only (or writable again). NULL or unsupported: nothing happens. */
@@ -79,14 +83,29 @@ enum heki_inject {
 
 enum heki_dynamic {		/* kernel code that appears after the lock */
 	HEKI_SEALED_ONCE,	/* executable once it is read-only to the guest; hashed, reported, patched only by vocabulary */
-	HEKI_FROZEN,		/* never */
+	HEKI_FROZEN,		/* never: a kernel function that is called there is not run and gives -EPERM */
 	HEKI_MIRRORED,		/* whatever the guest's page tables say */
 };
+
+/*
+ * When unassisted mode locks; always at a user instruction with the kernel's text read-only already. heki_request_lock() counts
+ * with each.
+ */
+enum heki_lock_at {
+	HEKI_LOCK_AT_INIT,	/* the first one */
+	HEKI_LOCK_AT_REQUEST,	/* the client says when */
+	HEKI_LOCK_AT_SECONDS,	/* the first program that starts (or is switched to) so long after the first */
+	HEKI_LOCK_AT_EXEC,	/* the first one of the program executed by this name */
+};
+#define HEKI_PATH_SIZE	64u
 
 struct heki_policy {
 	uint8_t inject;			/* enum heki_inject */
 	uint8_t dynamic;		/* enum heki_dynamic */
-	bool unassisted;		/* find and lock the kernel at the first user instruction */
+	uint8_t lock_at;		/* enum heki_lock_at */
+	uint32_t lock_seconds;
+	char lock_path[HEKI_PATH_SIZE];	/* ends with 0 */
+	bool unassisted;		/* find and lock the kernel at the moment of lock_at */
 	bool lock_registers;		/* second level: EFER, LSTAR and friends, IDTR, GDTR, LDTR, TR keep their values */
 	bool allow_wx;			/* the guest may ask for W and X together */
 	bool shield;			/* the client's own mapping of W=0 frames becomes read-only */
@@ -95,12 +114,14 @@ struct heki_policy {
 
 /*
  * Words of a policy, separated by commas: unassisted, sealed-once, frozen, mirrored, rfc-codes, lock-registers, allow-wx, shield,
- * kprobes. False: one is not known; *p is then undefined.
+ * kprobes, lock-at=init, lock-at=request, lock-at=seconds:N, lock-at=exec:PATH. False: one is not known; *p is then undefined.
  */
 bool heki_policy_parse(struct heki_policy *p, const char *text);
 void heki_policy_get(struct heki *h, struct heki_policy *out);
 /* -EBUSY: unassisted mode asked for after the lock. */
 int heki_policy_set(struct heki *h, const struct heki_policy *p);
+/* Unassisted mode: lock before the next user instruction of any vCPU. 0, also when locked already; -1: nothing waits for it. */
+int heki_request_lock(struct heki *h);
 
 /* ---- what the client is told ------------------------------------------------------------------------------------------- */
 
@@ -136,6 +157,14 @@ enum heki_action { HEKI_INJECT, HEKI_RETRY, HEKI_IGNORE, HEKI_SHUTDOWN };
  * INJECT and IGNORE; holds for that one execution (the same RIP and instruction count).
  */
 void heki_answer(struct heki *h, const struct acc_cpu *cpu, const struct acc_exit *denial, enum heki_action action);
+
+/* The client answered something else about the instruction that an answer was for: it will be executed once more. */
+void heki_renew(struct heki *h, const struct acc_cpu *cpu);
+
+/*
+ * Before a device, or the client for one, writes @len bytes at @gpa. False: not allowed; logged and counted as a denial.
+ */
+bool heki_judge_dma(struct heki *h, struct gpa gpa, uint64_t len);
 
 enum heki_event_kind {
 	HEKI_EV_DENIED,		/* an access or register write was refused */

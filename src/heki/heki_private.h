@@ -69,7 +69,12 @@ struct heki {
 	_Atomic uint32_t exit_configure, exit_denial, nr_configure, nr_denial;
 	_Atomic uint8_t inject, dynamic;
 	_Atomic bool unassisted, lock_registers, allow_wx, shield, allow_kprobes;
-	bool walks_judged;		/* under lock */
+	bool walks_judged;		/* under lock, as the next three */
+	uint8_t lock_at;
+	uint32_t lock_seconds;
+	char lock_path[HEKI_PATH_SIZE];
+	_Atomic bool lock_wanted;
+	_Atomic uint64_t first_user;	/* second of the first look */
 
 	atomic_flag log_lock;
 	uint64_t last_seq;		/* under log_lock, as the ring */
@@ -122,6 +127,16 @@ void heki_say(struct heki *h, const char *format, ...) __attribute__((format(pri
 void heki_pin(struct heki *h, uint64_t cr0, uint64_t cr4);
 
 /* ---- seal.c: unassisted mode and code that comes later -------------------------------------------------------------------- */
+
+/* ---- moment.c ----------------------------------------------------------------------------------------------------------- */
+
+bool heki_is_moment(struct heki *h, const struct heki_regs *regs);
+/* Frozen: a fetch that may be answered by returning from the call that led there. */
+bool heki_is_refusable(const struct heki *h, const struct acc_request *rq, uint8_t attributes);
+/* Outside guest code. False: it was no call from kernel text. */
+bool heki_refuse_call(struct heki *h, const struct acc_cpu *cpu);
+
+/* ---- seal.c ------------------------------------------------------------------------------------------------------------- */
 
 /* A user instruction is about to be fetched: is the kernel ready to be locked? Then lock it. On the vCPU's thread, outside guest code. */
 void heki_try_lock(struct heki *h, const struct acc_cpu *cpu);

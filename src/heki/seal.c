@@ -2,8 +2,8 @@
 /*
  * Unassisted mode: a stock kernel is locked without its help, and code that appears later is judged.
  *
- * When: at the fetch of a user instruction, as soon as the kernel's system-call entry is mapped read-only and executable, which
- * Linux does right before it starts init. What: the kernel half of the page tables is walked leaf by leaf. Supervisor code is what
+ * When: at the fetch of a user instruction, at the moment that the policy chose (moment.c), but not before the kernel's system-call
+ * entry is mapped read-only and executable, which Linux does right before it starts init. What: the kernel half of the page tables is walked leaf by leaf. Supervisor code is what
  * is mapped executable; it stays so and loses W. What is mapped read-only inside the kernel image and nowhere writable is rodata and loses
  * W. Everything else keeps R, W and user execution: kernel execution of undeclared pages ends here.
  *
@@ -315,7 +315,7 @@ static void lock_kernel(struct heki *h, struct heki_seals *s, const struct heki_
 	clock_gettime(CLOCK_MONOTONIC, &t1);
 	atomic_store(&h->counter[N_LOCK_NS], (uint64_t)(t1.tv_sec - t0.tv_sec) * 1000000000u + (uint64_t)(t1.tv_nsec - t0.tv_nsec));
 	heki_log(h, &(struct heki_event){ .kind = HEKI_EV_LOCKED, .reason = HEKI_REASON_MEM, .vcpu = regs->vcpu, .insns = regs->insns,
-					  .gpa = sum.first_text << GW_PAGE_SHIFT, .value = sum.text, .cr3 = cr3 });
+					  .gpa = sum.first_text << GW_PAGE_SHIFT, .gva = seals_image_va(s, sum.first_text << GW_PAGE_SHIFT), .value = sum.text, .cr3 = cr3 });
 	heki_say(h, "heki: locked the guest kernel: %llu pages of text, %llu of rodata, %llu of other code; %u patch sites; %llu pages W+X",
 		 (unsigned long long)sum.text, (unsigned long long)sum.rodata, (unsigned long long)sum.other_text, s->n_sites,
 		 (unsigned long long)sum.defects);
@@ -345,6 +345,8 @@ void heki_try_lock(struct heki *h, const struct acc_cpu *cpu)
 	bool la57;
 
 	h->host->regs(h->vm, cpu, &regs);
+	if (!heki_is_moment(h, &regs))
+		return;
 	la57 = regs.cr4 & CR4_LA57;
 	cr3 = regs.cr3 & CR3_TABLE;
 	if (!(regs.efer & EFER_LMA) || !(regs.cr0 & CR0_WP) || !in_image(regs.lstar) || !maps_entry(h, cr3, la57, regs.lstar))

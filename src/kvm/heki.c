@@ -15,6 +15,7 @@ _Static_assert(HEKI_REASON_CR0 == KVM_HEKI_EXIT_REASON_CR0 && HEKI_REASON_CR4 ==
 _Static_assert(HEKI_SHUTDOWN == GW_HEKI_SHUTDOWN && HEKI_IGNORE == GW_HEKI_IGNORE && HEKI_ACCESS_GVA == GW_HEKI_ACCESS_GVA, "ABI");
 _Static_assert(HEKI_EV_DEFECT == GW_HEKI_EV_DEFECT && sizeof(struct heki_event) == sizeof(struct gw_heki_event) &&
 	       offsetof(struct heki_event, hash) == offsetof(struct gw_heki_event, hash), "ABI");
+_Static_assert(HEKI_LOCK_AT_EXEC == GW_HEKI_LOCK_AT_EXEC && HEKI_PATH_SIZE == sizeof(((struct gw_heki_policy *)0)->lock_path), "ABI");
 _Static_assert(sizeof(struct heki_counters) == sizeof(struct gw_heki_counters), "ABI");
 
 /* ---- capabilities ------------------------------------------------------------------------------------------------------------ */
@@ -171,11 +172,13 @@ long kvm_heki_set_policy(struct kvm_call *k)
 		.inject = (uint8_t)p->inject, .dynamic = (uint8_t)p->dynamic,
 		.unassisted = p->flags & GW_HEKI_POLICY_UNASSISTED, .lock_registers = p->flags & GW_HEKI_POLICY_LOCK_REGISTERS,
 		.allow_wx = p->flags & GW_HEKI_POLICY_ALLOW_WX, .shield = p->flags & GW_HEKI_POLICY_SHIELD,
-		.allow_kprobes = p->flags & GW_HEKI_POLICY_KPROBES,
+		.allow_kprobes = p->flags & GW_HEKI_POLICY_KPROBES, .lock_at = (uint8_t)p->lock_at, .lock_seconds = p->lock_seconds,
 	};
 
-	if (p->inject > GW_HEKI_INJECT_RFC || p->dynamic > GW_HEKI_MIRRORED || p->flags & ~POLICY_FLAGS)
+	if (p->inject > GW_HEKI_INJECT_RFC || p->dynamic > GW_HEKI_MIRRORED || p->flags & ~POLICY_FLAGS ||
+	    p->lock_at > GW_HEKI_LOCK_AT_EXEC || !memchr(p->lock_path, 0, sizeof(p->lock_path)))
 		return -EINVAL;
+	memcpy(ours.lock_path, p->lock_path, sizeof(ours.lock_path));
 	return heki_policy_set(k->vm->heki, &ours);
 }
 
@@ -186,12 +189,27 @@ long kvm_heki_get_policy(struct kvm_call *k)
 
 	heki_policy_get(k->vm->heki, &ours);
 	*p = (struct gw_heki_policy){
-		.inject = ours.inject, .dynamic = ours.dynamic,
+		.inject = ours.inject, .dynamic = ours.dynamic, .lock_at = ours.lock_at, .lock_seconds = ours.lock_seconds,
 		.flags = (ours.unassisted ? GW_HEKI_POLICY_UNASSISTED : 0) | (ours.lock_registers ? GW_HEKI_POLICY_LOCK_REGISTERS : 0) |
 			 (ours.allow_wx ? GW_HEKI_POLICY_ALLOW_WX : 0) | (ours.shield ? GW_HEKI_POLICY_SHIELD : 0) |
 			 (ours.allow_kprobes ? GW_HEKI_POLICY_KPROBES : 0),
 	};
+	memcpy(p->lock_path, ours.lock_path, sizeof(p->lock_path));
 	return 0;
+}
+
+long kvm_heki_lock(struct kvm_call *k)
+{
+	return heki_request_lock(k->vm->heki) ? -EINVAL : 0;
+}
+
+long kvm_heki_judge_dma(struct kvm_call *k)
+{
+	const struct gw_heki_dma *d = k->data;
+
+	if (d->address + d->size < d->address)
+		return -EINVAL;
+	return heki_judge_dma(k->vm->heki, GPA(d->address), d->size) ? 0 : -EACCES;
 }
 
 long kvm_heki_get_state(struct kvm_call *k)

@@ -98,6 +98,8 @@ long kvm_heki_set_attributes(struct kvm_call *k);
 long kvm_heki_get_attributes(struct kvm_call *k);
 long kvm_heki_set_policy(struct kvm_call *k);
 long kvm_heki_get_policy(struct kvm_call *k);
+long kvm_heki_lock(struct kvm_call *k);
+long kvm_heki_judge_dma(struct kvm_call *k);
 long kvm_heki_get_state(struct kvm_call *k);
 long kvm_heki_set_state(struct kvm_call *k);
 long kvm_heki_get_vcpu(struct kvm_call *k);

@@ -426,6 +426,8 @@ const struct kvm_row kvm_vm_rows[] = {
 	{ GW_HEKI_GET_ATTRIBUTES,	ARG_INOUT,	.fn = kvm_heki_get_attributes },
 	{ GW_HEKI_SET_POLICY,		ARG_IN,		.fn = kvm_heki_set_policy },
 	{ GW_HEKI_GET_POLICY,		ARG_OUT,	.fn = kvm_heki_get_policy },
+	{ GW_HEKI_LOCK,			ARG_NONE,	.fn = kvm_heki_lock },
+	{ GW_HEKI_JUDGE_DMA,		ARG_IN,		.fn = kvm_heki_judge_dma, .is_unlocked = true },
 	{ GW_HEKI_GET_STATE,		ARG_OUT,	.fn = kvm_heki_get_state },
 	{ GW_HEKI_SET_STATE,		ARG_IN,		.fn = kvm_heki_set_state },
 	{ GW_HEKI_RESET,		ARG_ANY,	.fn = kvm_heki_reset },

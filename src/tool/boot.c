@@ -158,6 +158,7 @@ static int get_initrd(const struct boot_options *o, struct blob *initrd, struct 
 		.files = o->files,
 		.n_files = o->n_files,
 		.command = o->command,
+		.asks_lock = o->protect,
 		.plain = !isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO),
 	};
 
@@ -260,7 +261,7 @@ static int start(struct boot *b, struct err *err)
 	m->verbose = o->verbose;
 	m->is_private = o->is_private;
 	if (add_devices(b, err) < 0 || load_all(b, err) < 0 || machine_open(m, o->cpus, err) < 0 ||
-	    heki_start(m, o->protect, o->on_denial, err) < 0)
+	    heki_start(m, o, err) < 0)
 		return -1;
 	if (o->verbose)
 		fprintf(stderr, "guestward: entering the kernel at 0x%llx by %s after %.2f s\n",

@@ -23,7 +23,7 @@ struct boot_options {
 	const char *files[FILES_MAX];		/* HOST[:GUEST] as given */
 	unsigned n_files;
 	bool is_private;
-	const char *engine, *trace, *protect;
+	const char *engine, *trace, *protect, *symbols;
 	enum heki_on_denial on_denial;
 	bool verbose, stats, no_chain, no_tlb;
 	const struct backend *backend;

@@ -12,7 +12,7 @@
 enum key {
 	KEY_KERNEL = 'k', KEY_INITRD = 'i', KEY_APPEND = 'a', KEY_MEMORY = 'm', KEY_CPUS = 'c', KEY_DISK = 'd', KEY_VERBOSE = 'v', KEY_PRIVATE = 0x80,
 	KEY_CMDLINE = 0x100, KEY_MODULES, KEY_BUSYBOX, KEY_FILE, KEY_SAVE_INITRD, KEY_PROTOCOL, KEY_DECOMPRESS, KEY_STATS, KEY_TRACE, KEY_ENGINE,
-	KEY_BACKEND, KEY_SHARE_MODULE, KEY_PROTECT, KEY_ON_DENIAL, KEY_NO_CHAIN, KEY_NO_TLB,
+	KEY_BACKEND, KEY_SHARE_MODULE, KEY_PROTECT, KEY_ON_DENIAL, KEY_NO_CHAIN, KEY_NO_TLB, KEY_SYMBOLS,
 };
 
 static const struct argp_option rows[] = {
@@ -34,6 +34,7 @@ static const struct argp_option rows[] = {
 	{ "protect", KEY_PROTECT, "heki[,WORD...]", 0, "lock the guest kernel once it has booted; words: sealed-once (default), frozen, "
 	  "mirrored, lock-registers, shield, kprobes, rfc-codes", 4 },
 	{ "on-denial", KEY_ON_DENIAL, "WHAT", 0, "what a denied access does: inject an exception (default), stop, pause, or ignore", 4 },
+	{ "symbols", KEY_SYMBOLS, "FILE", 0, "System.map or a copy of /proc/kallsyms: names for what is denied", 4 },
 	{ "stats", KEY_STATS, NULL, 0, "print counters at the end, on standard error", 4 },
 	{ "trace", KEY_TRACE, "LIST", 0, "trace the engine: names of trace rows, see guestward(1)", 4 },
 	{ "engine", KEY_ENGINE, "NAME", 0, "which execution engine: translate (default) or interp", 4 },
@@ -132,6 +133,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case KEY_BUSYBOX: o->busybox = arg; break;
 	case KEY_SAVE_INITRD: o->save_initrd = arg; break;
 	case KEY_TRACE: o->trace = arg; break;
+	case KEY_SYMBOLS: o->symbols = arg; break;
 	case KEY_ENGINE: o->engine = engines[choose(state, "engine", arg, engines, 2)].name; break;
 	case KEY_NO_CHAIN: o->no_chain = true; break;
 	case KEY_NO_TLB: o->no_tlb = true; break;

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 
+struct boot_options;
 struct machine;
 struct vcpu;
 struct err;
@@ -15,8 +16,11 @@ enum heki_on_denial { ON_DENIAL_INJECT, ON_DENIAL_STOP, ON_DENIAL_PAUSE, ON_DENI
 /* "heki[,word...]" as guestward(1) has them. NULL when it is good, else the word that is not. */
 const char *heki_check_words(const char *text);
 
-/* After machine_open, before machine_start. @words NULL: nothing is asked for. */
-int heki_start(struct machine *m, const char *words, enum heki_on_denial on_denial, struct err *err);
+/* After machine_open, before machine_start. Nothing, if the options do not ask for it. */
+int heki_start(struct machine *m, const struct boot_options *o, struct err *err);
+
+/* The guest said that it is ready. */
+void heki_lock_now(struct machine *m);
 
 /* An exit that may be one of Heki's: true if it was. On the vCPU's thread. */
 bool heki_exit(struct vcpu *v);

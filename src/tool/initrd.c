@@ -39,6 +39,9 @@ static const char init_start[] =
 	"</lib/modules/load.list\n"
 	"fi\n";
 
+/* With everything loaded that the machine needs. */
+static const char init_lock[] = "devmem $lock_register 32 1 || echo 'init: the kernel cannot be locked (no /dev/mem)'\n";
+
 /* stty waits until all output is sent before it sets anything: power-off would cut it off. */
 static const char init_run[] =
 	"cd /\n"
@@ -210,16 +213,19 @@ static int append_text(struct blob *out, const char *text)
 
 static int write_init(struct blob *out, const struct initrd_plan *plan)
 {
-	char registers[160];
+	char registers[200];
 	int ret;
 
-	snprintf(registers, sizeof(registers), "status_register=0x%llx power_register=0x%llx input_register=0x%llx\n",
-		 ADDR_CONTROL + CONTROL_STATUS, ADDR_CONTROL + CONTROL_POWER_OFF, ADDR_CONTROL + CONTROL_INPUT);
+	snprintf(registers, sizeof(registers), "status_register=0x%llx power_register=0x%llx input_register=0x%llx lock_register=0x%llx\n",
+		 ADDR_CONTROL + CONTROL_STATUS, ADDR_CONTROL + CONTROL_POWER_OFF, ADDR_CONTROL + CONTROL_INPUT,
+		 ADDR_CONTROL + CONTROL_LOCK);
 	ret = append_text(out, init_shebang);
 	if (plan->plain)
 		ret |= append_text(out, init_plain);
 	ret |= append_text(out, init_start);
 	ret |= append_text(out, registers);
+	if (plan->asks_lock)
+		ret |= append_text(out, init_lock);
 	ret |= append_text(out, init_run);
 	if (plan->command)
 		ret |= append_text(out, init_quiet_end);

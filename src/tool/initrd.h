@@ -19,6 +19,7 @@ struct initrd_plan {
 	unsigned n_files;
 	char *const *command;		/* NULL-terminated; NULL: the tour */
 	bool plain;			/* input or output is not a terminal: bytes pass as they are, and Ctrl-D is the end */
+	bool asks_lock;			/* --protect: says through power.h that the kernel may be locked, before the command */
 };
 
 int initrd_build(struct blob *out, const struct initrd_plan *plan, struct err *err);

@@ -2,9 +2,11 @@
 /* See power.h. Register layouts: ACPI 6.4, "ACPI Hardware Specification", fixed hardware registers. */
 #include "power.h"
 
+#include <stdio.h>
 #include <time.h>
 
 #include "bytes.h"
+#include "heki.h"
 
 #define SLEEP_ENABLE		(1u << 13)
 #define SLEEP_TYPE(v)		((v) >> 10 & 7u)
@@ -95,6 +97,14 @@ static void i8042_write(void *device, uint64_t offset, const uint8_t *data, unsi
 
 static const struct bus_ops i8042_ops = { "i8042", i8042_read, i8042_write };
 
+static void show(struct power *p, uint64_t gpa)
+{
+	const uint8_t *at = ram_at(&p->machine->ram, gpa & ~7ull, 8);
+
+	if (at)
+		fprintf(stderr, "guestward: memory at %llx: %016llx\r\n", (unsigned long long)(gpa & ~7ull), (unsigned long long)get64(at));
+}
+
 static void control_read(void *device, uint64_t offset, uint8_t *data, unsigned len)
 {
 	(void)device;
@@ -107,13 +117,16 @@ static void control_write(void *device, uint64_t offset, const uint8_t *data, un
 {
 	struct power *p = device;
 
-	(void)len;
 	if (offset == CONTROL_STATUS)
 		atomic_store(&p->exit_status, data[0]);
 	else if (offset == CONTROL_POWER_OFF)
 		machine_stop(p->machine, STOP_POWEROFF, 0, "the guest powered off");
 	else if (offset == CONTROL_INPUT)
 		atomic_store(&p->input_wanted, true);
+	else if (offset == CONTROL_SHOW && len == 4)
+		show(p, get32(data));
+	else if (offset == CONTROL_LOCK)
+		heki_lock_now(p->machine);
 }
 
 static const struct bus_ops control_ops = { "control", control_read, control_write };

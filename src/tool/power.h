@@ -8,6 +8,8 @@
  *   +0  exit status: what was last written, modulo 256, is returned when the guest powers off
  *   +4  any write powers off at once, with nothing more on the console
  *   +8  any write says that input from a pipe may come now: until then it could be echoed, or dropped by a driver's start
+ *   +12 any write says that the guest is ready: --protect with lock-at=request locks its kernel now
+ *   +16 a guest-physical address, 8-byte aligned: what the host sees there is printed on standard error
  * All read as 0.
  */
 #ifndef TOOL_POWER_H
@@ -27,7 +29,9 @@
 #define CONTROL_STATUS		0u
 #define CONTROL_POWER_OFF	4u
 #define CONTROL_INPUT		8u
-#define CONTROL_SIZE		12u
+#define CONTROL_LOCK		12u
+#define CONTROL_SHOW		16u
+#define CONTROL_SIZE		20u
 
 struct power {
 	struct machine *machine;

@@ -39,3 +39,10 @@ void *ram_at(const struct ram *ram, uint64_t gpa, uint64_t len)
 		return ram->host + ram->low + (gpa - RAM_HIGH_START);
 	return NULL;
 }
+
+void *ram_writable_at(const struct ram *ram, uint64_t gpa, uint64_t len)
+{
+	void *host = ram_at(ram, gpa, len);
+
+	return host && (!ram->may_write || ram->may_write(ram->opaque, gpa, len)) ? host : NULL;
+}

@@ -6,6 +6,7 @@
 #ifndef TOOL_RAM_H
 #define TOOL_RAM_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "err.h"
@@ -38,6 +39,9 @@
 #define RAM_MAX			(1ull << 40)
 
 struct ram {
+	/* May a device write there? NULL: everywhere. */
+	bool (*may_write)(void *opaque, uint64_t gpa, uint64_t len);
+	void *opaque;
 	uint8_t *host;		/* one mapping: low part first, high part right behind it */
 	uint64_t size;
 	uint64_t low;		/* bytes below the hole */
@@ -49,5 +53,7 @@ void ram_destroy(struct ram *ram);
 
 /* Host address of [gpa, gpa + len), or NULL unless all of it is RAM on one side of the hole. */
 void *ram_at(const struct ram *ram, uint64_t gpa, uint64_t len);
+/* For a device's write: NULL also where the guest's memory is closed to it. */
+void *ram_writable_at(const struct ram *ram, uint64_t gpa, uint64_t len);
 
 #endif

@@ -115,7 +115,9 @@ static uint32_t handle(struct virtio *device, unsigned queue, struct chain *c)
 	if (!status_byte || room - 1 > UINT32_MAX - 1)
 		return 0;
 	iov_truncate(c->writable, &c->n_writable, room - 1);
-	if (iov_take(c->readable, &c->n_readable, &h, sizeof(h)) != sizeof(h))
+	if (c->is_denied)
+		status = STATUS_IOERR;
+	else if (iov_take(c->readable, &c->n_readable, &h, sizeof(h)) != sizeof(h))
 		status = STATUS_IOERR;
 	else
 		status = carry_out(d, &h, c, &written);

@@ -56,6 +56,10 @@ static bool add_buffer(const struct virtqueue *q, struct chain *chain, const str
 
 	if (!host || (d->flags & DESC_INDIRECT))	/* indirect tables are not offered */
 		return false;
+	if (d->flags & DESC_WRITE && !ram_writable_at(q->ram, d->address, d->length)) {
+		chain->is_denied = true;
+		return true;
+	}
 	if (d->flags & DESC_WRITE) {
 		chain->writable[chain->n_writable++] = (struct iovec){ host, d->length };
 		return true;
@@ -103,6 +107,7 @@ int virtqueue_pop(struct virtqueue *q, struct chain *chain)
 		return 0;
 	chain->head = get16(ring + 4 + 2 * (q->next_available % q->size));
 	chain->n_readable = chain->n_writable = 0;
+	chain->is_denied = false;
 	if (waiting > q->size || !walk_chain(q, chain)) {
 		q->broken = true;
 		return -1;
@@ -113,8 +118,13 @@ int virtqueue_pop(struct virtqueue *q, struct chain *chain)
 
 void virtqueue_push(struct virtqueue *q, const struct chain *chain, uint32_t written)
 {
-	uint8_t *ring = used_ring(q), *entry = ring + 4 + 8 * (q->next_used % q->size);
+	uint8_t *ring = ram_writable_at(q->ram, q->used, 6 + 8ull * q->size), *entry;
 
+	if (!ring) {
+		q->broken = true;
+		return;
+	}
+	entry = ring + 4 + 8 * (q->next_used % q->size);
 	put32(entry, chain->head);
 	put32(entry + 4, written);
 	q->next_used++;

@@ -31,6 +31,7 @@ struct virtqueue {
 struct chain {
 	uint16_t head;
 	unsigned n_readable, n_writable;
+	bool is_denied;		/* buffers that may not be written are left out: fail the request */
 	struct iovec readable[VIRTQUEUE_MAX], writable[VIRTQUEUE_MAX];
 };
 

@@ -109,7 +109,7 @@ static void regs(void *opaque, const struct acc_cpu *cpu, struct heki_regs *out)
 	const struct vcpu *c = (const struct vcpu *)(const void *)cpu;
 
 	*out = (struct heki_regs){
-		.rip = c->rip, .insns = c->stats.insns, .cr0 = cpu->cr0, .cr3 = cpu->cr3, .cr4 = cpu->cr4, .efer = cpu->efer,
+		.rip = c->rip, .rsp = c->gpr[RSP], .insns = c->stats.insns, .cr0 = cpu->cr0, .cr3 = cpu->cr3, .cr4 = cpu->cr4, .efer = cpu->efer,
 		.star = c->msr.star, .lstar = c->msr.lstar, .cstar = c->msr.cstar, .sfmask = c->msr.sfmask, .sysenter_cs = c->msr.sysenter_cs,
 		.sysenter_esp = c->msr.sysenter_esp, .sysenter_eip = c->msr.sysenter_eip, .gdt_base = c->gdtr.base, .idt_base = c->idtr.base,
 		.gdt_limit = c->gdtr.limit, .idt_limit = c->idtr.limit, .ldtr = c->seg[SEG_LDTR].sel, .tr = c->seg[SEG_TR].sel,
@@ -117,6 +117,26 @@ static void regs(void *opaque, const struct acc_cpu *cpu, struct heki_regs *out)
 	};
 	if (c->machine)
 		out->apic_base = vm_get_apic_base(vcpu_of(cpu));
+}
+
+static void go_back(void *opaque, const struct acc_cpu *cpu, uint64_t rip, uint64_t rax)
+{
+	struct vcpu *c = (struct vcpu *)(uintptr_t)cpu;
+
+	c->rip = rip;
+	c->gpr[RSP] += 8;
+	c->gpr[RAX] = rax;
+}
+
+/* A moment only: INIT and SIPI may start it again, where it may execute. */
+static bool park(void *opaque, const struct acc_cpu *cpu)
+{
+	struct vm_vcpu *v = vcpu_of(cpu);
+
+	if (!v->lapic || v->is_bsp)
+		return false;
+	v->mp_state = KVM_MP_STATE_INIT_RECEIVED;
+	return true;
 }
 
 /* The new value is used by walks that begin after the forgetting that follows every change of the store. */
@@ -161,7 +181,7 @@ static void log_text(void *opaque, const char *text)
 
 static const struct heki_host host = {
 	.forget = forget, .has_memory = has_memory, .read = owner_read, .write = owner_write, .guest_read = guest_read, .regs = regs,
-	.judge_walks = judge_walks, .shield = shield, .log = log_text,
+	.park = park, .go_back = go_back, .judge_walks = judge_walks, .shield = shield, .log = log_text,
 };
 
 /* ---- life --------------------------------------------------------------------------------------------------------------------- */

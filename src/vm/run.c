@@ -92,6 +92,9 @@ static int complete(struct vm_vcpu *v)
 		v->msr_answer.valid = false;
 		return 1;
 	}
+	/* The instruction starts over: what was answered about its memory still holds. */
+	if (what == VM_PENDING_PIO_IN || what == VM_PENDING_MMIO_READ)
+		heki_renew(v->vm->heki, &v->c.acc);
 	switch (what) {
 	case VM_PENDING_PIO_IN:
 		complete_pio_in(v);

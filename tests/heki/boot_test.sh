@@ -1,0 +1,83 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# Debian's own kernels, locked without their help: what must go on working, what a policy denies, and attacks from a module.
+# The module needs the kernel's headers (tools/fetch-headers, or GW_KERNEL_HEADERS=DIR): without them a reported skip.
+# Usage: boot_test.sh GUESTWARD CACHE PACKAGE ATTACK-SOURCE [all|quick|stress]     TAP on standard output.
+# GUESTWARD_ENGINE chooses the engine, as always.
+set -u
+gw=$1 k=$2/$3 attack=$4 suite=${5:-all}
+here=$(dirname "$0")
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+n=0
+
+ok() { n=$((n + 1)); echo "ok $n - $1"; }
+not_ok() { n=$((n + 1)); echo "not ok $n - $1"; sed 's/^/# /' "$dir/out" | tail -n 30; }
+check() { # NAME STATUS-WANTED STATUS PATTERN...: every pattern in the output; one that begins with ! in no line
+	name=$1 want=$2 got=$3; shift 3
+	if [ "$want" != "$got" ]; then echo "# exit status $got, wanted $want"; not_ok "$name"; return; fi
+	for p in "$@"; do
+		case $p in
+		!*) ! grep -qE -- "${p#!}" "$dir/out" || { echo "# a line has: ${p#!}"; not_ok "$name"; return; } ;;
+		*) grep -qE -- "$p" "$dir/out" || { echo "# no line has: $p"; not_ok "$name"; return; } ;;
+		esac
+	done
+	ok "$name"
+}
+boot() { timeout -k 5 "${LIMIT:-240}" "$gw" boot --kernel="$k/kernel" --modules="$k/modules" "$@" </dev/null >"$dir/out" 2>&1; }
+
+if [ ! -e "$k/kernel" ]; then
+	echo "1..0 # SKIP no kernel in $k: tools/fetch-kernel needs the network once"
+	exit 0
+fi
+
+life='t=/sys/kernel/tracing; mount -t tracefs t $t
+for key in kernel/sched_schedstats kernel/bpf_stats_enabled; do echo 1 > /proc/sys/$key; echo 0 > /proc/sys/$key; done; echo static keys
+echo 1 > $t/events/sched/sched_switch/enable; sleep 0.2; echo 0 > $t/events/sched/sched_switch/enable; grep -c sched_switch: $t/trace; echo tracepoint
+echo do_sys_openat2 > $t/set_ftrace_filter; echo function > $t/current_tracer; cat /proc/uptime; grep -q do_sys_openat2 $t/trace && echo function tracer
+echo nop > $t/current_tracer; : > $t/set_ftrace_filter
+echo "p:x do_sys_openat2" > $t/kprobe_events; echo 1 > $t/events/kprobes/x/enable; cat /proc/uptime; echo 0 > $t/events/kprobes/x/enable
+grep -q "x: (do_sys" $t/trace && echo kprobe
+rmmod virtio_rng && insmod /lib/modules/virtio_rng.ko && echo module
+dmesg | grep -iE "oops|kernel bug|soft lockup"; echo alive'
+boot --protect=heki -- sh -c "$life"
+check 'locked: static keys, tracepoints, function tracer, kprobe and modules work' 0 $? 'static keys' '^tracepoint' 'function tracer' '^kprobe' \
+	'^module' '^alive' 'kernel locked' 'denied: 0 writes, 0 executions' 'patched [1-9]' '!soft lockup|[Oo]ops'
+if [ "$suite" != quick ]; then
+boot --protect=heki,mirrored -- sh -c "$life"
+check 'the same under mirrored' 0 $? '^alive' 'function tracer' '^module' 'denied: 0 writes, 0 executions'
+boot --protect=heki --cpus=2 -- sh -c 'c=/sys/devices/system/cpu/cpu1/online; for i in 1 2; do echo 0 > $c; echo 1 > $c; done; echo cpus $(grep -c ^processor /proc/cpuinfo)'
+check 'a CPU goes off and comes back while pins hold' 0 $? 'cpus 2' 'kernel locked' 'register writes' 'denied: 0 writes, 0 executions, 0 reads, 0 by walks, 0 by the hypervisor, 0 register'
+fi
+new='rmmod virtio_rng; insmod /lib/modules/virtio_rng.ko'
+boot --protect=heki,frozen -- sh -c "$life"
+check 'frozen: what is there can be patched and traced; a kprobe and a module are refused, and nothing hangs' 0 $? 'static keys' '^tracepoint' \
+	'Operation not permitted' '^alive' '!^module|^kprobe' 'sealed 0,' '!soft lockup|[Oo]ops'
+if [ "$suite" != quick ]; then
+boot --protect=heki,frozen,lock-at=init -- sh -c 'lsmod; echo alive'
+check 'frozen from the first program on: the modules of the initrd fail at once, not for ever' 0 $? 'Operation not permitted' '^alive' 'sealed 0,'
+boot --protect=heki,frozen,lock-at=exec:/tmp/p -- sh -c "$new && echo before; cp /bin/busybox /tmp/p; /tmp/p x; $new || echo after"
+check 'lock-at=exec: locked when that program starts' 0 $? '^before' '^after' 'Operation not permitted'
+boot --protect=heki,frozen,lock-at=seconds:9999 -- sh -c "$new && echo loaded"
+check 'lock-at=seconds: not before' 0 $? '^loaded' 'never ready'
+boot --protect=heki,frozen --on-denial=stop -- sh -c "$new; echo alive"
+check 'on-denial=stop ends the machine there' 3 $? 'stopped at a denied access' '!^alive'
+boot -- sh -c 'echo alive'; check 'nothing is asked for, nothing is told' 0 $? '^alive' '!heki'
+boot --protect=heki,lock-at=exec: -- true; check 'a moment without a name is refused' 2 $? 'lock-at'
+boot --protect=heki,nonsense -- true; check 'an unknown word is refused' 2 $? 'nonsense'
+boot --protect=sgx -- true; check 'so is an unknown protection' 2 $? 'does not know'
+fi
+
+attacks() { # NAME [WORDS]
+	GW_KERNEL_HEADERS="${GW_KERNEL_HEADERS:-$k/build}" sh "$here/attack.sh" "$gw" "$k" "$attack" ${2:-heki} >"$dir/out" 2>&1
+	got=$?
+	if [ $got = 77 ]; then
+		n=$((n + 1))
+		echo "ok $n - $1 # SKIP no headers that build the module: tools/fetch-headers"
+	else
+		check "$1" 0 $got
+	fi
+}
+attacks 'attacks from a module: all succeed without protection, none with it'
+[ "$suite" = stress ] && attacks 'frozen does not load the module' heki,frozen
+echo "1..$n"
