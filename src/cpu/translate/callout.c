@@ -62,9 +62,13 @@ bool tr_one(struct vcpu *c, uint32_t id)
 	c->tr_tail = NULL;
 	if (!run_one(c, t, n))
 		return false;
-	/* What the unit was compiled for must still hold, else the dispatcher finds another. */
+	/*
+	 * What the unit was compiled for must still hold, else the dispatcher finds another. So must its code: the instruction may
+	 * be a serializing one, after which code that another CPU has written is executed, and links forward look at nothing.
+	 */
 	if (likely(c->acc.mode == t->mode && c->acc.jump_gen == jump_gen && k->flushes == flushes && c->block_key == t->b->key &&
-		   c->verify_epoch == *t->page->epoch && c->exit == CPU_RUNNING))
+		   c->verify_epoch == *t->page->epoch && c->exit == CPU_RUNNING &&
+		   t->b->gen == atomic_load_explicit(&t->b->code->gen, memory_order_acquire)))
 		return true;
 	c->rip = next;
 	return false;
@@ -258,7 +262,11 @@ static void op_counted(struct vcpu *c, const struct cpu_op *o)
 	struct tr_unit *t = likely(k->entered) ? unit_for(c, b, c->gpr[GPR_RIP]) : NULL;
 	void (*enter)(struct vcpu *, uint64_t) = (void (*)(struct vcpu *, uint64_t))(uintptr_t)tr_rx(k, k->at.enter);
 
-	if (!t) {
+	/*
+	 * A unit that counts past poll_at leaves before its first instruction. The dispatcher, which has just let the shadow of an
+	 * STI pass, counts on one instruction at least.
+	 */
+	if (!t || unlikely(c->stats.insns > c->poll_at)) {
 		b->first(c, o);
 		return;
 	}
