@@ -457,9 +457,33 @@ static void strict_refuses_the_second_side(void **state)
 	assert_int_equal(prig_read(&P, 0, 0, &value), 0);
 }
 
+/* KiB of huge pages of this process; -1: the kernel gives none on request. */
+static long huge_kib(void)
+{
+	FILE *f = fopen("/sys/kernel/mm/transparent_hugepage/enabled", "re");
+	char line[128] = "";
+	long kib = 0, one;
+
+	if (f) {
+		if (!fgets(line, sizeof(line), f))
+			line[0] = 0;
+		fclose(f);
+	}
+	if (!line[0] || strstr(line, "[never]"))
+		return -1;
+	f = fopen("/proc/self/smaps", "re");
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, "AnonHugePages: %ld", &one) == 1)
+			kib += one;
+	if (f)
+		fclose(f);
+	return kib;
+}
+
 static void huge_pages_hold_the_same_bytes(void **state)
 {
 	struct kvm_enable_cap c = { .cap = GW_CAP_PRIVATE, .args = { GW_PRIVATE_HUGE } };
+	long before, after;
 	uint8_t value = 0;
 	int fd;
 
@@ -468,7 +492,13 @@ static void huge_pages_hold_the_same_bytes(void **state)
 	assert_int_equal(prig_delete(&P, 1), 0);
 	assert_int_equal(prig_slot(&P, 1, PRIG_AT, PRIG_SIZE, P.shared, fd, 2 << 20), 0);
 	assert_int_equal(prig_convert(&P, PRIG_AT, PRIG_SIZE, true), 0);
+	before = huge_kib();
 	assert_int_equal(prig_write(&P, 0, PAGE, 7), 0);
+	after = huge_kib();
+	if (before < 0 || after == before)
+		print_message("# no huge page was to be had: enabled says never, or memory is in pieces\n");
+	else
+		assert_int_equal(after - before, 2048);
 	assert_int_equal(prig_punch(fd, (2 << 20), PAGE), 0);
 	assert_int_equal(prig_read(&P, 0, PAGE, &value), 0);
 	assert_int_equal(value, 7);
