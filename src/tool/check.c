@@ -8,15 +8,24 @@
 #include <argp.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "exit_codes.h"
 #include "guestward/guestward.h"
 #include "guestward/kvm.h"
 
+#ifndef ARCH_SET_CPUID
+#define ARCH_SET_CPUID	0x1012
+#endif
+#define ENOUGH_SPACE	(4ull << 30)
+#define ENOUGH_FILES	256u
 #ifndef HWCAP2_FSGSBASE
 #define HWCAP2_FSGSBASE	(1 << 1)
 #endif
@@ -73,6 +82,56 @@ static bool can_make_vm(void)
 	return vcpu >= 0;
 }
 
+/* Asked in a child: a CPUID between the two calls would end it. */
+static bool has_cpuid_faulting(void)
+{
+	int status = -1, pid = fork();
+
+	if (!pid)
+		_exit(syscall(SYS_arch_prctl, ARCH_SET_CPUID, 0) ? 1 : 0);
+	return pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status) && !WEXITSTATUS(status);
+}
+
+static bool has_protection_keys(void)
+{
+	int key = pkey_alloc(0, 0);
+
+	if (key >= 0)
+		pkey_free(key);
+	return key >= 0;
+}
+
+/* One translation cache a VM, guest memory, and a process's other needs. */
+static bool has_room(void)
+{
+	struct rlimit space, files;
+
+	return !getrlimit(RLIMIT_AS, &space) && space.rlim_cur >= ENOUGH_SPACE && !getrlimit(RLIMIT_NOFILE, &files) &&
+	       files.rlim_cur >= ENOUGH_FILES;
+}
+
+/* A hypervisor below us makes page faults and system calls dearer. */
+static bool is_not_nested(void)
+{
+	FILE *f = fopen("/proc/cpuinfo", "re");
+	char line[4096];		/* the flag is in the first half of the longest */
+	bool is_nested = false;
+
+	while (f && !is_nested && fgets(line, sizeof(line), f))
+		is_nested = !strncmp(line, "flags", 5) && strstr(line, " hypervisor");
+	if (f)
+		fclose(f);
+	return !is_nested;
+}
+
+/* More waiting tasks than processors: clocks in guests go on while their CPUs wait. */
+static bool is_idle(void)
+{
+	double load;
+
+	return getloadavg(&load, 1) != 1 || load < (double)sysconf(_SC_NPROCESSORS_ONLN);
+}
+
 static const struct question {
 	const char *name;
 	bool (*ask)(void);
@@ -89,7 +148,21 @@ static const struct question {
 	{ "FSGSBASE for user programs", has_fsgsbase, false, "entering guest code costs a system call more" },
 	{ "two CPUs or more", has_two_cpus, false, "guests with several CPUs take turns" },
 	{ "transparent huge pages", has_huge_pages, false, "large guests start and run slower" },
+	{ "a processor of its own, not a hypervisor's", is_not_nested, false, "page faults and system calls cost more below a hypervisor" },
+	{ "processors to spare", is_idle, false, "more tasks want to run than there are processors; guests wait for theirs" },
+	{ "room: 4 GiB of addresses, 256 open files", has_room, false, "ulimit -v or -n is low: large guests or many CPUs will not fit" },
+	{ "CPUID can be made to fault", has_cpuid_faulting, false, "clients' CPUIDs are replaced when they start (guestward-shim(7)), not those in their libraries" },
+	{ "memory protection keys", has_protection_keys, false, "private memory is kept from this process by its mappings alone" },
 };
+
+static const char *engine_name(void)
+{
+	const char *name = getenv("GUESTWARD_ENGINE");
+
+	if (name && strstr(name, "interp"))
+		return "interpreter, because GUESTWARD_ENGINE says so: several times slower than the translator";
+	return "translator";
+}
 
 int check_main(int argc, char **argv)
 {
@@ -109,6 +182,7 @@ int check_main(int argc, char **argv)
 		if (!ok && q->is_needed)
 			status = STATUS_FAILED;
 	}
+	printf("engine   %s\n", engine_name());
 	printf("/dev/kvm is %s on this host; Guestward never opens it\n", access("/dev/kvm", F_OK) ? "not there" : "there");
 	return status;
 }
