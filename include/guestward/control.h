@@ -9,6 +9,10 @@
  *     dump vm=0 cpu=0 flags=7 gva=ffffffff81000000    flags: GW_DUMP_*; numbers but flags and gva decimal, these hexadecimal
  *     map vm=0                            which guest memory is private, which shared, what is present on which side
  *
+ *     heki-events vm=0 seq=0                 kernel integrity's events after seq, a line each: seq kind cpu reason access gpa gva value rip
+ *                                             attributes repeat hash; the first three and repeat decimal
+ *     heki-map vm=0                           its permissions: "default ATTRIBUTES locked 0|1", then address size attributes (GW_HEKI_N*)
+ *
  *     session vm=0                            a monitor's session: binary from here on, see guestward/monitor.h
  *
  * An answer that begins with "error: " is a refusal in one line.

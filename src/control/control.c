@@ -23,6 +23,7 @@
 #include "guestward/control.h"
 #include "guestward/guestward.h"
 #include "guestward/kvm.h"
+#include "control/heki.h"
 #include "control/session.h"
 
 #define MAX_VCPUS	1024u
@@ -207,6 +208,34 @@ static int find_vm(unsigned vm)
 	return fd;
 }
 
+/* Kernel integrity: events after @seq, or permissions. */
+static void answer_heki(int fd, unsigned vm, bool events, uint64_t seq)
+{
+	int vm_fd = find_vm(vm);
+	char *text = NULL;
+	size_t len = 0;
+	FILE *f;
+	long r;
+
+	if (vm_fd < 0) {
+		sayf(fd, "error: no vm %u\n", vm);
+		return;
+	}
+	f = open_memstream(&text, &len);
+	if (!f) {
+		sayf(fd, "error: out of memory\n");
+		return;
+	}
+	r = events ? control_heki_events(vm_fd, seq, f) : control_heki_map(vm_fd, f);
+	if (fclose(f))
+		r = -ENOMEM;
+	if (r < 0)
+		sayf(fd, "error: the VM does not answer: %s\n", strerror((int)-r));
+	else
+		say(fd, text, len);
+	free(text);
+}
+
 /* True: the connection now belongs to a session. */
 static bool serve(int fd)
 {
@@ -224,6 +253,10 @@ static bool serve(int fd)
 		answer_dump(fd, vm, cpu, flags, gva);
 	else if (sscanf(line, "map vm=%u%n", &vm, &end) == 1 && !line[end])
 		answer_map(fd, vm);
+	else if (sscanf(line, "heki-events vm=%u seq=%llu%n", &vm, &gva, &end) == 2 && !line[end])
+		answer_heki(fd, vm, true, gva);
+	else if (sscanf(line, "heki-map vm=%u%n", &vm, &end) == 1 && !line[end])
+		answer_heki(fd, vm, false, 0);
 	else if (sscanf(line, "session vm=%u%n", &vm, &end) == 1 && !line[end])
 		return control_session(fd, find_vm(vm));
 	else

@@ -19,10 +19,11 @@
 #include <unistd.h>
 
 #include "exit_codes.h"
+#include "watch.h"
 #include "guestward/control.h"
 #include "guestward/kvm.h"
 
-struct options { int pid; unsigned vm; unsigned cpu; bool has_walk, has_block, engine; uint64_t walk, block; };
+struct options { int pid; unsigned vm; unsigned cpu; bool has_walk, has_block, engine; uint64_t walk, block; bool permissions; const char *svg; };
 
 static const struct argp_option rows[] = {
 	{ "vm", 'v', "N", 0, "which VM of the process (default 0)", 0 },
@@ -54,6 +55,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case 'c': o->cpu = (unsigned)number(arg, 10, state); return 0;
 	case 'b': o->block = number(arg, 16, state); o->has_block = true; return 0;
 	case 'e': o->engine = true; return 0;
+	case 'p': o->permissions = true; return 0;
+	case 's': o->permissions = true; o->svg = arg; return 0;
 	case 'w': o->walk = number(arg, 16, state); o->has_walk = true; return 0;
 	case ARGP_KEY_ARG:
 		if (o->pid)
@@ -65,7 +68,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 /* A process that is stopped must not hold us. */
-static int connect_to(int pid)
+int control_connect(int pid)
 {
 	const struct timeval patience = { 3, 0 };
 	struct sockaddr_un a = { .sun_family = AF_UNIX };
@@ -85,7 +88,7 @@ static int connect_to(int pid)
 /* Sends one line and copies the answer out. */
 static int ask(int pid, const char *request)
 {
-	int fd = connect_to(pid), status = STATUS_OK;
+	int fd = control_connect(pid), status = STATUS_OK;
 	bool first = true;
 	char buf[2048];
 	ssize_t n;
@@ -112,7 +115,7 @@ static int ask(int pid, const char *request)
 }
 
 /* The kernel lists abstract sockets by name. */
-static int list(void)
+int control_list(void)
 {
 	FILE *f = fopen("/proc/net/unix", "re");
 	unsigned found = 0;
@@ -139,6 +142,8 @@ static int list(void)
 
 static const struct argp_option map_rows[] = {
 	{ "vm", 'v', "N", 0, "which VM of the process (default 0)", 0 },
+	{ "permissions", 'p', NULL, 0, "what kernel integrity lets the guest do where, as a picture", 0 },
+	{ "svg", 's', "FILE", 0, "write that picture to FILE", 0 },
 	{ 0 }
 };
 
@@ -152,7 +157,9 @@ int map_main(int argc, char **argv)
 
 	argp_parse(&argp, argc, argv, 0, NULL, &o);
 	if (!o.pid)
-		return list();
+		return control_list();
+	if (o.permissions)
+		return map_permissions(o.pid, o.vm, o.svg);
 	snprintf(request, sizeof(request), "map vm=%u\n", o.vm);
 	return ask(o.pid, request);
 }
@@ -174,7 +181,7 @@ int dump_main(int argc, char **argv)
 
 	argp_parse(&argp, argc, argv, 0, NULL, &o);
 	if (!o.pid)
-		return list();
+		return control_list();
 	if (o.has_walk && o.has_block) {
 		fprintf(stderr, "guestward: --walk and --block are two questions: ask one at a time\n");
 		return STATUS_USAGE;

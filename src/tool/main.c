@@ -9,10 +9,10 @@
 #include "dump.h"
 #include "exit_codes.h"
 #include "run.h"
+#include "watch.h"
 
 static int help_main(int argc, char **argv);
 static int version_main(int argc, char **argv);
-static int later_main(int argc, char **argv);
 
 static const struct subcommand {
 	const char *name;
@@ -22,9 +22,9 @@ static const struct subcommand {
 	{ "boot", boot_main, "boot a Linux kernel in a small machine on this terminal" },
 	{ "check", check_main, "what this host offers, and why something would be slow" },
 	{ "dump", dump_main, "show a running VM: registers, events, code, a page walk" },
-	{ "map", map_main, "show a running VM's memory: private, shared, present where" },
+	{ "map", map_main, "show a running VM's memory: private, shared, permissions" },
 	{ "run", run_main, "run a program that uses /dev/kvm, such as QEMU" },
-	{ "watch", later_main, NULL },
+	{ "watch", watch_main, "follow what kernel integrity denies and seals in a running VM" },
 	{ "help", help_main, "this text" },
 	{ "version", version_main, "the version" },
 };
@@ -57,13 +57,6 @@ static int version_main(int argc, char **argv)
 	(void)argv;
 	printf("guestward %s\n", GUESTWARD_VERSION);
 	return STATUS_OK;
-}
-
-static int later_main(int argc, char **argv)
-{
-	(void)argc;
-	fprintf(stderr, "%s: not there yet; this version can boot (guestward boot --help)\n", argv[0]);
-	return STATUS_USAGE;
 }
 
 static const struct subcommand *find_subcommand(const char *name)

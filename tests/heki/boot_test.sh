@@ -68,6 +68,21 @@ boot --protect=heki,nonsense -- true; check 'an unknown word is refused' 2 $? 'n
 boot --protect=sgx -- true; check 'so is an unknown protection' 2 $? 'does not know'
 fi
 
+# Seen from beside it: the live log and the picture. The guest ends by itself.
+"$gw" boot --kernel="$k/kernel" --modules="$k/modules" --protect=heki -- sh -c 'sleep 5' </dev/null >"$dir/guest" 2>&1 &
+pid=$!
+for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+	sleep 0.5
+	"$gw" map --permissions $pid >"$dir/out" 2>&1 && grep -q '^locked' "$dir/out" && break
+done
+check 'map --permissions shows what is sealed' 0 $? '^locked' 'XXXX' 'X  code: read and execute +[1-9]' 'r  constants: read only +[1-9]'
+"$gw" map --svg="$dir/map.svg" $pid >"$dir/out" 2>&1 && grep -c '<rect' "$dir/map.svg" >"$dir/out" && tail -n 1 "$dir/map.svg" >>"$dir/out"
+check 'and as a file' 0 $? '^[0-9][0-9]+$' '^</svg>$'
+"$gw" watch --once $pid >"$dir/out" 2>&1; check 'watch shows the log' 0 $? 'locked +cpu 0 [0-9]+ pages of text'
+"$gw" watch --once --json $pid >"$dir/out" 2>&1; check 'also as JSON' 0 $? '^\{"seq":1,"kind":"' '"sha256":"[0-9a-f]*"\}$'
+wait $pid
+"$gw" watch --once $pid >"$dir/out" 2>&1; check 'a process that has ended cannot be watched' 1 $? 'no VM to watch'
+
 attacks() { # NAME [WORDS]
 	GW_KERNEL_HEADERS="${GW_KERNEL_HEADERS:-$k/build}" sh "$here/attack.sh" "$gw" "$k" "$attack" ${2:-heki} >"$dir/out" 2>&1
 	got=$?
