@@ -29,6 +29,7 @@ struct session {
 	uint8_t *pages;
 	unsigned n_vcpus;
 	uint64_t highest_gfn;
+	bool is_enough;		/* set by a handler: session_serve() returns 0 */
 	int event_fd, epoll_fd, wake[GW_MON_MAX_CHANNEL];
 };
 
@@ -242,7 +243,7 @@ static inline void session_polls(struct session *s, uint32_t on)
 
 /*
  * Handles events until none has come for @timeout_ms (-1: until the connection ends), looking for @spin_us before sleeping each
- * time. 0; -EPIPE: the other side is gone; -EINTR: a signal came.
+ * time. 0, also if a handler has set is_enough; -EPIPE: the other side is gone; -EINTR: a signal came.
  */
 static inline int session_serve(struct session *s, unsigned spin_us, int timeout_ms, session_handler *fn, void *arg)
 {
@@ -262,11 +263,15 @@ static inline int session_serve(struct session *s, unsigned spin_us, int timeout
 					}
 					__builtin_ia32_pause();
 				}
-			} while (session_now() < end);
+			} while (session_now() < end && !s->is_enough);
 			session_polls(s, 0);
 		}
-		if (session_handle(s, fn, arg))
+		if (session_handle(s, fn, arg) && !s->is_enough)
 			continue;
+		if (s->is_enough) {
+			s->is_enough = false;
+			return 0;
+		}
 		n = epoll_wait(s->epoll_fd, &e, 1, timeout_ms);
 		if (n < 0)
 			return -errno;

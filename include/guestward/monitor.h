@@ -169,7 +169,7 @@ enum gw_mon_op {
 	GW_MON_OP_SET_ACCESS,		/* a[0] view, a[1] type, a[2] first gfn (~0: the view's default), a[3] count */
 	GW_MON_OP_SET_ACCESS_LIST,	/* a[0] view, a[1] n; payload: n struct gw_mon_set. Stops at the first bad one */
 	GW_MON_OP_GET_ACCESS,		/* a[0] view, a[1] gfn (~0: default); r[0] type */
-	GW_MON_OP_VIEWS,		/* a[0] on or off; r[0] what it was. Off destroys all but view 0 */
+	GW_MON_OP_VIEWS,		/* a[0] 1 on, 0 off, 2 only ask; r[0] what it was. Off destroys all but view 0 */
 	GW_MON_OP_VIEW_CREATE,		/* a[0] default type; r[0] view */
 	GW_MON_OP_VIEW_DESTROY,		/* a[0]; -EBUSY: a vCPU uses it */
 	GW_MON_OP_VIEW_SWITCH,		/* a[0]: every vCPU */

@@ -149,6 +149,21 @@ static const struct mon_door_ops *const doors[] = {
 	[GW_MON_CALLBACK] = &mon_callback_door, [GW_MON_CHANNEL] = &mon_channel_door, [GW_MON_XEN] = &mon_xen_door,
 };
 
+/* vCPUs may be looking. */
+static void clear_subscriptions(struct monitor *m)
+{
+	struct mon_subs *s = &m->subs;
+
+	atomic_store(&s->reasons, 0);
+	for (unsigned i = 0; i < 32; i++)
+		atomic_store_explicit(&s->flags[i], 0, memory_order_relaxed);
+	for (unsigned i = 0; i < 16; i++)
+		atomic_store(&s->cr[i].on, false);
+	for (unsigned b = 0; b < 3; b++)
+		for (unsigned i = 0; i < MON_MSR_BITS; i++)
+			atomic_store_explicit(&s->msr[b][i], 0, memory_order_relaxed);
+}
+
 static void close_fds(struct monitor *m)
 {
 	if (m->memory_fd >= 0)
@@ -182,7 +197,7 @@ int mon_attach(struct monitor *m, struct gw_monitor_attach *a)
 	err = -EBUSY;
 	if (atomic_load(&m->is_attached))
 		goto unlock;
-	memset(&m->subs, 0, sizeof(m->subs));
+	clear_subscriptions(m);
 	pthread_mutex_lock(&m->door_lock);
 	m->ops = doors[a->door];
 	a->memory_fd = a->event_fd = a->answer_fd = -1;
@@ -241,7 +256,7 @@ void mon_end_session(struct monitor *m)
 
 	atomic_store(&m->is_attached, false);
 	atomic_fetch_add(&m->session, 1);
-	memset(&m->subs, 0, sizeof(m->subs));
+	clear_subscriptions(m);
 	for (unsigned i = 0; i < n; i++) {
 		struct mon_vcpu *v = atomic_load(&m->vcpu[i]);
 
@@ -343,7 +358,7 @@ static int subscribe_msr(struct monitor *m, const uint64_t *a)
 
 	for (unsigned bank = 0; bank < 3; bank++) {
 		uint64_t slot = a[3] - first[bank];
-		uint8_t *e;
+		_Atomic uint8_t *e;
 
 		if (a[3] < first[bank] || slot >= MON_MSR_BITS)
 			continue;
@@ -513,6 +528,8 @@ static int views(struct call *c)
 	struct monitor *m = c->m;
 
 	c->r[0] = m->has_views;
+	if (c->a[0] > 1)
+		return 0;
 	if (c->a[0] && !m->has_views) {
 		m->has_views = true;
 	} else if (!c->a[0] && m->has_views) {

@@ -414,18 +414,19 @@ enum mon_outcome mon_ask(struct monitor *m, struct mon_vcpu *v, const struct mon
 	return o;
 }
 
-void mon_tell(struct monitor *m, struct mon_vcpu *v, bool inside)
+bool mon_tell(struct monitor *m, struct mon_vcpu *v, bool inside)
 {
 	struct waiting w = { .m = m, .v = v, .session = atomic_load(&m->session) };
+	int err;
 
 	v->ev.seq = 0;
 	v->asked_at = m->stall_ns ? now() : 0;
 	if (inside)
 		m->host->outside(v->cpu, true);
-	if (send(m, v, &w))
-		atomic_fetch_add(&m->n_denied_lost, 1);
+	err = send(m, v, &w);
 	if (inside)
 		m->host->outside(v->cpu, false);
+	return err != -EINTR;
 }
 
 /* ---- between instructions ------------------------------------------------------------------------------------------------------ */
@@ -479,18 +480,20 @@ static void take_trap(struct monitor *m, struct mon_vcpu *v)
 	pthread_mutex_unlock(&v->lock);
 }
 
-/* What happened to watched pages without being asked about. */
-static void tell_noted(struct monitor *m, struct mon_vcpu *v)
+/* What happened to watched pages without being asked about. False: wanted elsewhere. */
+static bool tell_noted(struct monitor *m, struct mon_vcpu *v)
 {
-	for (unsigned i = 0; i < v->n_told; i++) {
-		const struct mon_told *t = &v->told[i];
+	while (v->n_told) {
+		const struct mon_told *t = &v->told[0];
 
-		if (!atomic_load(&m->is_attached) || (t->reason == GW_MON_DENIED && !mon_subscribed(m, 31)))
-			continue;
-		mon_fill_memory(mon_event(m, v, t->reason), &t->rq, t->missing);
-		mon_tell(m, v, true);
+		if (atomic_load(&m->is_attached) && (t->reason != GW_MON_DENIED || mon_subscribed(m, 31))) {
+			mon_fill_memory(mon_event(m, v, t->reason), &t->rq, t->missing);
+			if (!mon_tell(m, v, true))
+				return false;
+		}
+		memmove(&v->told[0], &v->told[1], --v->n_told * sizeof(v->told[0]));
 	}
-	v->n_told = 0;
+	return true;
 }
 
 void mon_note(struct monitor *m, struct mon_vcpu *v, uint32_t reason, const struct acc_request *rq, uint8_t missing)
@@ -498,7 +501,7 @@ void mon_note(struct monitor *m, struct mon_vcpu *v, uint32_t reason, const stru
 	if (v->n_told < MON_TOLD)
 		v->told[v->n_told++] = (struct mon_told){ reason, *rq, missing };
 	else
-		atomic_fetch_add(&m->n_denied_lost, 1);
+		mon_logf(m, "monitor: vCPU %u: more accesses at once than can be told", v->index);
 	m->host->alone(rq->cpu, true);
 }
 
@@ -539,8 +542,8 @@ static bool before(void *ext, struct acc_cpu *cpu)
 	}
 	check_execution(v);
 	take_trap(m, v);
-	if (v->n_told)
-		tell_noted(m, v);
+	if (v->n_told && !tell_noted(m, v))
+		return false;
 	v->is_alone = true;
 	if (!needs_alone(v))
 		mon_set_alone(v, false);

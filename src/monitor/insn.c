@@ -79,10 +79,8 @@ enum cpu_ext_answer mon_write(void *ext, const struct cpu_ext_write *w, struct a
 	ev->u.reg.index = (uint32_t)key.a;
 	ev->u.reg.new_value = new;
 	ev->u.reg.old_value = w->old;
-	if (!sync) {
-		mon_tell(m, v, true);
-		return CPU_EXT_ALLOW;
-	}
+	if (!sync)
+		return mon_tell(m, v, true) ? CPU_EXT_ALLOW : CPU_EXT_RESTART;
 	if (mon_ask(m, v, &key, true) != MON_GO)
 		return CPU_EXT_RESTART;
 	g = mon_granted(v, &key);
@@ -212,10 +210,8 @@ enum cpu_ext_answer mon_insn(void *ext, struct cpu_ext_insn *x)
 		k->fill(m, v, ev, x);
 	if (x->kind == CPU_EXT_INTERRUPT)
 		atomic_store(&v->next_int, false);
-	if (x->kind == CPU_EXT_DEBUG && !(m->subs.flags[GW_MON_DEBUG] & GW_MON_S_SYNC)) {
-		mon_tell(m, v, true);
-		return CPU_EXT_ALLOW;
-	}
+	if (x->kind == CPU_EXT_DEBUG && !(m->subs.flags[GW_MON_DEBUG] & GW_MON_S_SYNC))
+		return mon_tell(m, v, true) ? CPU_EXT_ALLOW : CPU_EXT_RESTART;
 	outcome = mon_ask(m, v, &key, true);
 	g = mon_granted(v, &key);
 	/* Registers or another exception come instead. */
@@ -251,7 +247,7 @@ bool mon_hypercall(struct monitor *m, struct acc_cpu *cpu, unsigned cpl, uint64_
 		return true;
 	mon_event(m, v, GW_MON_GUEST_REQUEST);
 	if (!(flags & GW_MON_S_SYNC))
-		mon_tell(m, v, true);
+		*restart = !mon_tell(m, v, true);
 	else
 		*restart = mon_ask(m, v, &key, true) != MON_GO;
 	return true;

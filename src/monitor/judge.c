@@ -181,7 +181,8 @@ static bool wait(void *guard, struct acc_cpu *cpu, const struct acc_request *ask
 	pthread_mutex_unlock(&m->lock);
 	mon_fill_memory(mon_event(m, v, GW_MON_MEM_ACCESS), rq, v->want_missing);
 	if (type == GW_MON_N2RWX) {
-		mon_tell(m, v, false);
+		if (!mon_tell(m, v, false))
+			return false;
 		pthread_mutex_lock(&m->lock);
 		return set_one(m, view, gfn, entry, GW_MON_RWX, 0);
 	}

@@ -126,9 +126,9 @@ extern const struct mon_door_ops mon_callback_door, mon_channel_door, mon_xen_do
 #define MON_MSR_BITS	0x2000u
 struct mon_subs {
 	_Atomic uint64_t reasons;		/* bit: reason */
-	uint32_t flags[32];			/* GW_MON_S_* by reason */
-	struct { bool on, sync, on_change; uint64_t mask; } cr[16];
-	uint8_t msr[3][MON_MSR_BITS];		/* 1 on, 2 only changes */
+	_Atomic uint32_t flags[32];		/* GW_MON_S_* by reason */
+	struct { _Atomic bool on, sync, on_change; _Atomic uint64_t mask; } cr[16];
+	_Atomic uint8_t msr[3][MON_MSR_BITS];	/* 1 on, 2 only changes */
 };
 
 struct monitor {
@@ -158,7 +158,7 @@ struct monitor {
 	struct mon_view *_Atomic view[MON_MAX_VIEWS];	/* never freed before the monitor */
 	struct mon_subs subs;
 	struct mon_node *retired;
-	_Atomic uint64_t n_events, n_denied_lost;
+	_Atomic uint64_t n_events;
 	/* CALLBACK */
 	gw_mon_callback *callback;
 	void *opaque;
@@ -192,8 +192,8 @@ enum mon_outcome {
 struct gw_mon_event *mon_event(struct monitor *m, struct mon_vcpu *v, unsigned reason);
 /* Ask about v->ev, unless this execution was asked already. Blocks. */
 enum mon_outcome mon_ask(struct monitor *m, struct mon_vcpu *v, const struct mon_key *key, bool inside);
-/* Tell v->ev; waits only for room. */
-void mon_tell(struct monitor *m, struct mon_vcpu *v, bool inside);
+/* Tell v->ev; waits only for room. False: wanted elsewhere before there was any; it must be told again. */
+bool mon_tell(struct monitor *m, struct mon_vcpu *v, bool inside);
 const struct mon_grant *mon_granted(const struct mon_vcpu *v, const struct mon_key *key);
 /* Another thread has an answer for @v; ignored unless it is asked and (with @seq != 0) about that. */
 void mon_answered(struct monitor *m, struct mon_vcpu *v, const struct gw_mon_answer *a);

@@ -218,6 +218,9 @@ static int prepare_environment(const struct run_options *o, struct err *err)
 	static char full[PATH_MAX];
 	int fd;
 
+	/* guestward dump, watch and monitors find it. */
+	if (setenv("GUESTWARD_CONTROL", "1", 0))
+		return err_set(err, "cannot set GUESTWARD_CONTROL: %s", strerror(errno));
 	if (o->cpuid && setenv("GUESTWARD_CPUID", o->cpuid, 1))
 		return err_set(err, "cannot set GUESTWARD_CPUID: %s", strerror(errno));
 	if (o->trace && setenv("GUESTWARD_TRACE", o->trace, 1))

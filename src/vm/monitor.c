@@ -164,13 +164,18 @@ static void set_regs(struct acc_cpu *cpu, const struct kvm_regs *r)
 
 static bool translate(struct acc_cpu *cpu, uint64_t gla, uint64_t *gpa)
 {
-	struct acc_request rq = { .cpu = cpu, .gva = GVA(gla), .len = 1, .rights = ACC_R, .stage = ACC_IMPLICIT, .origin = ACC_IOCTL };
-	struct acc_result res;
+	/* As the supervisor and, because SMAP hides the user's pages from it, as the user. */
+	for (unsigned i = 0; i < 2; i++) {
+		struct acc_request rq = { .cpu = cpu, .gva = GVA(gla), .len = 1, .rights = ACC_R, .stage = i ? ACC_FINAL : ACC_IMPLICIT,
+					  .cpl = i ? 3 : 0, .origin = ACC_IOCTL };
+		struct acc_result res;
 
-	if (acc_translate(&rq, &res) != ACC_ALLOW)
-		return false;
-	*gpa = rq.gpa.v;
-	return true;
+		if (acc_translate(&rq, &res) == ACC_ALLOW) {
+			*gpa = rq.gpa.v;
+			return true;
+		}
+	}
+	return false;
 }
 
 /* Types as VT-x numbers them: 0 external, 2 NMI, 3 exception, 4 INT n, 5 INT1, 6 INT3 or INTO. */

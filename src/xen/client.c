@@ -62,9 +62,10 @@ static int pid_of(uint32_t domid)
 
 int xen_connect(struct xen_session *s, uint32_t domid)
 {
-	static const char hello[] = "session vm=0\n";
+	const char *vm = getenv("GUESTWARD_VM");
 	struct sockaddr_un a = { .sun_family = AF_UNIX };
-	int pid = pid_of(domid), n, fd;
+	int pid = pid_of(domid), n, n_hello, fd;
+	char hello[32];
 
 	if (pid < 0) {
 		errno = ESRCH;
@@ -73,9 +74,11 @@ int xen_connect(struct xen_session *s, uint32_t domid)
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -1;
+	/* Which VM of the process: the first, unless the user says another. */
+	n_hello = snprintf(hello, sizeof(hello), "session vm=%u\n", vm ? (unsigned)strtoul(vm, NULL, 10) : 0);
 	n = snprintf(a.sun_path + 1, sizeof(a.sun_path) - 1, GW_CONTROL_NAME, pid);
 	if (connect(fd, (struct sockaddr *)&a, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n)) ||
-	    send(fd, hello, sizeof(hello) - 1, MSG_NOSIGNAL) != (ssize_t)sizeof(hello) - 1) {
+	    send(fd, hello, (size_t)n_hello, MSG_NOSIGNAL) != n_hello) {
 		int err = errno;
 
 		close(fd);

@@ -324,8 +324,13 @@ int xc_domain_set_access_required(xc_interface *h, uint32_t dom, unsigned requir
 API int xc_altp2m_get_domain_state(xc_interface *h, uint32_t dom, bool *state);
 int xc_altp2m_get_domain_state(xc_interface *h, uint32_t dom, bool *state)
 {
-	errno = ENOSYS;
-	return -1;
+	struct gw_mon_cmd c = { .op = GW_MON_OP_VIEWS, .a = { 2 } };
+	struct gw_mon_reply r;
+
+	if (run(h, dom, &c, NULL, &r))
+		return -1;
+	*state = r.r[0];
+	return 0;
 }
 
 API int xc_altp2m_set_domain_state(xc_interface *h, uint32_t dom, bool state);
@@ -423,6 +428,18 @@ int xc_altp2m_set_vcpu_enable_notify(xc_interface *h, uint32_t dom, uint32_t vcp
 	return -1;
 }
 
+#define NO_VE(name, ...)								\
+API int name(xc_interface *h, uint32_t dom, __VA_ARGS__);				\
+int name(xc_interface *h, uint32_t dom, __VA_ARGS__)					\
+{											\
+	errno = EOPNOTSUPP;								\
+	return -1;									\
+}
+NO_VE(xc_altp2m_set_vcpu_disable_notify, uint32_t vcpu)
+NO_VE(xc_altp2m_set_suppress_ve, uint16_t view, unsigned long gfn, bool sve)
+NO_VE(xc_altp2m_get_suppress_ve, uint16_t view, unsigned long gfn, bool *sve)
+NO_VE(xc_altp2m_set_supress_ve_multi, uint16_t view, unsigned long first, unsigned long last, bool sve, unsigned long *error_gfn, int *error_code)
+
 /* ---- the domain ------------------------------------------------------------------------------------------------------------------------ */
 
 API int xc_domain_maximum_gpfn(xc_interface *h, uint32_t dom, unsigned long *gpfns);
@@ -465,6 +482,48 @@ API int xc_domain_unpause(xc_interface *h, uint32_t dom);
 int xc_domain_unpause(xc_interface *h, uint32_t dom)
 {
 	return op(h, dom, GW_MON_OP_RESUME, 0, 0, 0, 0);
+}
+
+/* The one parameter that monitors set: how altp2m may be used. Ours is always "by the monitor alone" (2). */
+#define HVM_PARAM_ALTP2M	35u
+
+API int xc_hvm_param_get(xc_interface *h, uint32_t dom, uint32_t param, uint64_t *value);
+int xc_hvm_param_get(xc_interface *h, uint32_t dom, uint32_t param, uint64_t *value)
+{
+	if (open_domain(h, dom))
+		return -1;
+	if (param != HVM_PARAM_ALTP2M) {
+		errno = EINVAL;
+		return -1;
+	}
+	*value = 2;
+	return 0;
+}
+
+API int xc_hvm_param_set(xc_interface *h, uint32_t dom, uint32_t param, uint64_t value);
+int xc_hvm_param_set(xc_interface *h, uint32_t dom, uint32_t param, uint64_t value)
+{
+	if (open_domain(h, dom))
+		return -1;
+	if (param == HVM_PARAM_ALTP2M && value == 2)
+		return 0;
+	errno = param == HVM_PARAM_ALTP2M ? EOPNOTSUPP : EINVAL;
+	return -1;
+}
+
+/* Caches of x86 need no help, as in Xen's library. */
+API int xc_domain_cacheflush(xc_interface *h, uint32_t dom, unsigned long start, unsigned long n);
+int xc_domain_cacheflush(xc_interface *h, uint32_t dom, unsigned long start, unsigned long n)
+{
+	return 0;
+}
+
+/* The memory is the client's: nobody else can give the guest more. */
+API int xc_domain_setmaxmem(xc_interface *h, uint32_t dom, uint64_t max_memkb);
+int xc_domain_setmaxmem(xc_interface *h, uint32_t dom, uint64_t max_memkb)
+{
+	errno = EOPNOTSUPP;
+	return -1;
 }
 
 API int xc_version(xc_interface *h, int cmd, void *arg);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * libxenevtchn for monitors: a port is one pending bit, a pair of eventfds that libxenctrl's replacement got with the ring. After
- * pending() a port is masked until unmask().
+ * pending() a port is masked until unmask(). Built twice: libxenctrl has the same under older names, xc_evtchn_*.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -12,14 +12,19 @@
 #include "client.h"
 
 #define API __attribute__((visibility("default")))
+#ifdef GW_XC_EVTCHN
+#define NAME(what)	xc_evtchn_##what
+#else
+#define NAME(what)	xenevtchn_##what
+#endif
 
 typedef struct xenevtchn_handle {
 	int epoll_fd;
 	struct { bool bound; int event_fd, answer_fd; } port[XEN_PORTS];
 } xenevtchn_handle;
 
-API xenevtchn_handle *xenevtchn_open(void *logger, unsigned flags);
-xenevtchn_handle *xenevtchn_open(void *logger, unsigned flags)
+API xenevtchn_handle *NAME(open)(void *logger, unsigned flags);
+xenevtchn_handle *NAME(open)(void *logger, unsigned flags)
 {
 	xenevtchn_handle *h = calloc(1, sizeof(*h));
 
@@ -33,8 +38,8 @@ xenevtchn_handle *xenevtchn_open(void *logger, unsigned flags)
 	return h;
 }
 
-API int xenevtchn_close(xenevtchn_handle *h);
-int xenevtchn_close(xenevtchn_handle *h)
+API int NAME(close)(xenevtchn_handle *h);
+int NAME(close)(xenevtchn_handle *h)
 {
 	if (!h)
 		return 0;
@@ -48,8 +53,8 @@ int xenevtchn_close(xenevtchn_handle *h)
 	return 0;
 }
 
-API int xenevtchn_fd(xenevtchn_handle *h);
-int xenevtchn_fd(xenevtchn_handle *h)
+API int NAME(fd)(xenevtchn_handle *h);
+int NAME(fd)(xenevtchn_handle *h)
 {
 	return h->epoll_fd;
 }
@@ -62,8 +67,8 @@ static bool is_bound(const xenevtchn_handle *h, uint32_t port)
 	return false;
 }
 
-API int xenevtchn_bind_interdomain(xenevtchn_handle *h, uint32_t domid, uint32_t remote);
-int xenevtchn_bind_interdomain(xenevtchn_handle *h, uint32_t domid, uint32_t remote)
+API int NAME(bind_interdomain)(xenevtchn_handle *h, uint32_t domid, uint32_t remote);
+int NAME(bind_interdomain)(xenevtchn_handle *h, uint32_t domid, uint32_t remote)
 {
 	bool (*find)(uint32_t, int *, int *) = (bool (*)(uint32_t, int *, int *))(uintptr_t)dlsym(RTLD_DEFAULT, "gw_xen_port");
 	struct epoll_event e = { .events = EPOLLIN, .data.u32 = remote };
@@ -83,8 +88,8 @@ int xenevtchn_bind_interdomain(xenevtchn_handle *h, uint32_t domid, uint32_t rem
 	return (int)remote;
 }
 
-API int xenevtchn_unbind(xenevtchn_handle *h, uint32_t port);
-int xenevtchn_unbind(xenevtchn_handle *h, uint32_t port)
+API int NAME(unbind)(xenevtchn_handle *h, uint32_t port);
+int NAME(unbind)(xenevtchn_handle *h, uint32_t port)
 {
 	if (!is_bound(h, port))
 		return -1;
@@ -95,8 +100,8 @@ int xenevtchn_unbind(xenevtchn_handle *h, uint32_t port)
 	return 0;
 }
 
-API int xenevtchn_pending(xenevtchn_handle *h);
-int xenevtchn_pending(xenevtchn_handle *h)
+API int NAME(pending)(xenevtchn_handle *h);
+int NAME(pending)(xenevtchn_handle *h)
 {
 	struct epoll_event e, off = { 0 };
 	uint64_t count;
@@ -113,16 +118,16 @@ int xenevtchn_pending(xenevtchn_handle *h)
 	return (int)e.data.u32;
 }
 
-API int xenevtchn_unmask(xenevtchn_handle *h, uint32_t port);
-int xenevtchn_unmask(xenevtchn_handle *h, uint32_t port)
+API int NAME(unmask)(xenevtchn_handle *h, uint32_t port);
+int NAME(unmask)(xenevtchn_handle *h, uint32_t port)
 {
 	struct epoll_event e = { .events = EPOLLIN, .data.u32 = port };
 
 	return is_bound(h, port) ? epoll_ctl(h->epoll_fd, EPOLL_CTL_MOD, h->port[port].event_fd, &e) : -1;
 }
 
-API int xenevtchn_notify(xenevtchn_handle *h, uint32_t port);
-int xenevtchn_notify(xenevtchn_handle *h, uint32_t port)
+API int NAME(notify)(xenevtchn_handle *h, uint32_t port);
+int NAME(notify)(xenevtchn_handle *h, uint32_t port)
 {
 	const uint64_t one = 1;
 

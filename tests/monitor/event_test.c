@@ -374,6 +374,56 @@ static void ten_views_by_default_and_more_on_wish(void **state)
 	assert_int_equal(rig_cmd(&r, GW_MON_OP_VIEW_DESTROY, 3, 0, 0, 0, 0, NULL), 0);
 	assert_int_equal(rig_cmd(&r, GW_MON_OP_VIEW_CREATE, GW_MON_RWX, 0, 0, 0, 0, &view), 0);
 	assert_int_equal(view, 3);
+	for (unsigned i = 11; i < 512; i++)
+		assert_int_equal(rig_cmd(&r, GW_MON_OP_VIEW_CREATE, GW_MON_RWX, 0, 0, 0, 0, &view), 0);
+	assert_int_equal(view, 511);
+	assert_int_equal(rig_cmd(&r, GW_MON_OP_VIEW_CREATE, GW_MON_RWX, 0, 0, 0, 0, &view), -EINVAL);
+	assert_int_equal(rig_cmd(&r, GW_MON_OP_VIEW_COUNT, 513, 0, 0, 0, 0, NULL), -EINVAL);
+	/* The last of them is as good as the first. */
+	rig_access(&r, 511, GW_MON_RX, PAGE_A, 1);
+	assert_int_equal(rig_cmd(&r, GW_MON_OP_VIEW_SWITCH, 511, 0, 0, 0, 0, NULL), 0);
+	r.flags = GW_MON_ANS_ALLOW;
+	rig_load(&r, store_inc, sizeof(store_inc), &(struct kvm_regs){ .rbx = PAGE_A, .rax = 7 });
+	assert_int_equal(rig_run(&r), HLT);
+	assert_int_equal(r.n_seen, 1);
+	assert_int_equal(r.seen[0].view, 511);
+	rig_close(&r);
+}
+
+/* Neither read nor written nor shown through a view: the guest has said that they are its own. */
+static void private_frames_are_nobodys(void **state)
+{
+	struct kvm_create_guest_memfd create = { .size = 0x10000 };
+	struct kvm_userspace_memory_region2 slot = { .slot = 5, .flags = KVM_MEM_GUEST_MEMFD, .guest_phys_addr = 0x1000000, .memory_size = 0x10000 };
+	struct kvm_memory_attributes is_private = { .address = 0x1000000, .size = 0x1000, .attributes = KVM_MEMORY_ATTRIBUTE_PRIVATE };
+	static uint8_t shared[0x10000] __attribute__((aligned(4096))), out[4096];
+	struct gw_monitor c = { .cmd = { .op = GW_MON_OP_READ, .a = { 0x1000000, 16 } }, .payload = (uintptr_t)out, .payload_size = sizeof(out) };
+	static struct rig r;
+
+	rig_open_type(&r, 1, KVM_X86_SW_PROTECTED_VM);
+	rig_attach(&r, GW_MON_RELEASE);
+	slot.guest_memfd = (uint32_t)gw_ioctl(r.vm, KVM_CREATE_GUEST_MEMFD, (uintptr_t)&create);
+	slot.userspace_addr = (uintptr_t)shared;
+	assert_int_equal(gw_ioctl(r.vm, KVM_SET_USER_MEMORY_REGION2, (uintptr_t)&slot), 0);
+	memset(shared, 0x5a, sizeof(shared));
+	for (unsigned i = 0; i < 2; i++) {
+		int err = i ? -ESRCH : 0;
+
+		assert_int_equal(gw_ioctl(r.vm, GW_MONITOR, (uintptr_t)&c), 0);
+		assert_int_equal(c.reply.err, err);
+		c.cmd = (struct gw_mon_cmd){ .op = GW_MON_OP_WRITE, .size = 16, .a = { 0x1000000, 16 } };
+		assert_int_equal(gw_ioctl(r.vm, GW_MONITOR, (uintptr_t)&c), 0);
+		assert_int_equal(c.reply.err, err);
+		c.cmd = (struct gw_mon_cmd){ .op = GW_MON_OP_READ, .a = { 0x1000000, 16 } };
+		if (!i) {
+			assert_int_equal(out[0], 0x5a);
+			rig_cmd(&r, GW_MON_OP_VIEWS, 1, 0, 0, 0, 0, NULL);
+			rig_cmd(&r, GW_MON_OP_VIEW_CREATE, GW_MON_RWX, 0, 0, 0, 0, NULL);
+		}
+		assert_int_equal(rig_cmd(&r, GW_MON_OP_CHANGE_GFN, 1, PAGE_A >> 12, 0x1000, 0, 0, NULL), err);
+		assert_int_equal(gw_ioctl(r.vm, KVM_SET_MEMORY_ATTRIBUTES, (uintptr_t)&is_private), 0);
+	}
+	gw_close((int)slot.guest_memfd);
 	rig_close(&r);
 }
 
@@ -525,6 +575,7 @@ int main(void)
 		cmocka_unit_test(stepping_tells_of_every_instruction),
 		cmocka_unit_test(a_view_shows_another_frame_to_data_and_fetches),
 		cmocka_unit_test(ten_views_by_default_and_more_on_wish),
+		cmocka_unit_test(private_frames_are_nobodys),
 		cmocka_unit_test(rights_without_a_monitor),
 		cmocka_unit_test(a_dead_monitor_releases_or_stops),
 		cmocka_unit_test(a_paused_guest_obeys_kicks_and_is_resumed),

@@ -74,13 +74,15 @@ void rig_add_cpu(struct rig *r)
 	long_mode(r->vcpu[i]);
 }
 
-void rig_open(struct rig *r, unsigned cpus)
+void rig_open(struct rig *r, unsigned cpus) { rig_open_type(r, cpus, 0); }
+
+void rig_open_type(struct rig *r, unsigned cpus, unsigned long type)
 {
 	struct kvm_userspace_memory_region region = { .memory_size = RAM };
 
 	memset(r, 0, sizeof(*r));
 	r->sys = gw_open();
-	r->vm = (int)gw_ioctl(r->sys, KVM_CREATE_VM, 0);
+	r->vm = (int)gw_ioctl(r->sys, KVM_CREATE_VM, type);
 	assert_true(r->vm >= 0);
 	r->ram = mmap(NULL, RAM, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	assert_true(r->ram != MAP_FAILED);

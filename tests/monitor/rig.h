@@ -50,6 +50,7 @@ struct rig {
 };
 
 void rig_open(struct rig *r, unsigned cpus);
+void rig_open_type(struct rig *r, unsigned cpus, unsigned long type);
 void rig_add_cpu(struct rig *r);
 void rig_attach(struct rig *r, uint32_t policy);
 void rig_close(struct rig *r);

@@ -1,12 +1,14 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# The unmodified xen-access of Debian's xen-utils-4.17 in all its modes against one VM of `guestward boot`, one after the other: each
-# says what it should, ends cleanly on SIGINT, and the guest runs on afterwards.
+# The unmodified xen-access of Debian's xen-utils-4.17 in all its modes, one after the other, against a VM of `guestward boot` and
+# against one of QEMU under `guestward run`: each says what it should, ends cleanly on SIGINT, and the guest runs on afterwards.
 # Usage: xen_access.sh GUESTWARD LIBRARIES CACHE
+# QEMU in the environment is another qemu-system-x86_64, with options that it always needs; SECONDS_A_MODE how long each mode lasts.
 set -u
 guestward=$1
 libraries=$2
 cache=$3
+QEMU=${QEMU:-qemu-system-x86_64}
 tool=${XEN_ACCESS:-/usr/lib/xen-4.17/bin/xen-access}
 export LC_ALL=C
 
@@ -19,17 +21,17 @@ if [ ! -e "$cache/kernel" ]; then
 	exit 0
 fi
 dir=$(mktemp -d)
-: > "$dir/guest"
+pid=
+# shellcheck disable=SC2086,SC2317
+leave() { [ -n "$pid" ] && kill $pid 2> /dev/null && wait $pid 2> /dev/null; pid=; }
+trap 'leave; rm -rf "$dir"' EXIT
 # shellcheck disable=SC2016
-"$guestward" boot --kernel="$cache/kernel" --modules="$cache/modules" -- sh -c '
-	i=0; while [ $i -lt 100000 ]; do i=$((i+1)); busybox true; [ $((i % 20)) = 0 ] && echo tick $i; done' > "$dir/guest" 2>&1 &
-pid=$!
-trap 'kill $pid 2> /dev/null; wait $pid 2> /dev/null; rm -rf "$dir"' EXIT
+load='i=0; while [ $i -lt 100000 ]; do i=$((i+1)); busybox true; [ $((i % 20)) = 0 ] && echo tick $i; done'
 
-ticks() { grep -c '^tick' "$dir/guest"; }
+ticks() { grep -ac '^tick' "$dir/guest"; }
 runs_on() {
 	before=$(ticks)
-	for _ in $(seq 60); do
+	for _ in $(seq 120); do
 		sleep 0.25
 		[ "$(ticks)" -gt "$before" ] && return 0
 	done
@@ -38,28 +40,26 @@ runs_on() {
 
 n=0
 ok() { n=$((n+1)); echo "ok $n - $1"; }
-not_ok() { n=$((n+1)); echo "not ok $n - $1"; tail -5 "$dir/out" | sed 's/^/# /'; }
+not_ok() { n=$((n+1)); echo "not ok $n - $1"; for f in out guest; do tail -n 5 "$dir/$f" | sed 's/^/# /'; done; }
 
-echo "1..10"
-runs_on || echo "# the guest has not started"
 # mode, what a line must match (empty: the guest does not do it by itself), exit status: debug_control of the last of 32 vCPUs
-# is the status of the altp2m modes, and this guest has one.
-while read -r mode status pattern; do
-	LD_LIBRARY_PATH=$libraries timeout -s INT "${SECONDS_A_MODE:-3}" stdbuf -oL "$tool" $((pid)) "$mode" > "$dir/out" 2>&1 < /dev/null &
-	xa=$!
-	wait $xa
-	case $(grep -c 'xenaccess exit code' "$dir/out") in 0) not_ok "$mode: ends"; continue ;; esac
-	if ! grep -q "xenaccess exit code $status" "$dir/out"; then
-		not_ok "$mode: exit status"
-	elif [ -n "$pattern" ] && ! grep -Eq "$pattern" "$dir/out"; then
-		not_ok "$mode: sees $pattern"
-	elif ! runs_on; then
-		not_ok "$mode: the guest runs on"
-	else
-		echo "# $mode: $(grep -cE 'PAGE ACCESS|Singlestep|Breakpoint|CPUID|Debug|register|Descriptor' "$dir/out") events"
-		ok "$mode"
-	fi
-done <<'END'
+# is the status of the altp2m modes, and this guest has fewer.
+modes() { # NAME
+	while read -r mode status pattern; do
+		LD_LIBRARY_PATH=$libraries timeout -s INT "${SECONDS_A_MODE:-2}" stdbuf -oL "$tool" "$pid" "$mode" > "$dir/out" 2>&1 < /dev/null
+		if ! grep -q 'xenaccess exit code' "$dir/out"; then
+			not_ok "$1, $mode: ends"
+		elif ! grep -q "xenaccess exit code $status" "$dir/out"; then
+			not_ok "$1, $mode: exit status"
+		elif [ -n "$pattern" ] && ! grep -Eq "$pattern" "$dir/out"; then
+			not_ok "$1, $mode: sees $pattern"
+		elif ! runs_on; then
+			not_ok "$1, $mode: the guest runs on"
+		else
+			echo "# $mode: $(grep -cE 'PAGE ACCESS|Singlestep|Breakpoint|CPUID|Debug|register|Descriptor' "$dir/out") events"
+			ok "$1, $mode"
+		fi
+	done <<'END'
 write 0 PAGE ACCESS: rw- for GFN .*fault with gla: y
 exec 0 PAGE ACCESS: --x for GFN
 breakpoint 0
@@ -71,3 +71,31 @@ cpuid 0 CPUID executed: rip=
 desc_access 0
 write_ctrlreg_cr4 0
 END
+}
+
+: > "$dir/guest"
+if command -v ${QEMU%% *} > /dev/null; then echo 1..20; else echo 1..10; fi
+"$guestward" boot --kernel="$cache/kernel" --modules="$cache/modules" -- sh -c "$load" > "$dir/guest" 2>&1 &
+pid=$!
+runs_on || echo "# the guest has not started"
+modes boot
+leave
+command -v ${QEMU%% *} > /dev/null || exit 0
+
+printf '%s\n' "$load" > "$dir/load.sh"
+"$guestward" boot --kernel="$cache/kernel" --modules="$cache/modules" --file="$dir/load.sh:/load.sh" --save-initrd="$dir/initrd" -- \
+	sh /load.sh > /dev/null 2>&1 || { echo "Bail out! no initrd"; exit 1; }
+: > "$dir/guest"
+# shellcheck disable=SC2086
+"$guestward" run -- $QEMU -accel kvm -nodefaults -m 256 -smp 2 -display none -serial stdio -no-reboot \
+	-kernel "$cache/kernel" -initrd "$dir/initrd" -append 'console=ttyS0 quiet panic=-1' < /dev/null > "$dir/guest" 2>&1 &
+# The domain is QEMU itself, below guestward run.
+for _ in $(seq 100); do
+	for p in $(sed -n 's|.* @guestward/\([0-9]*\)$|\1|p' /proc/net/unix | sort -un); do
+		grep -aq "$dir/initrd" "/proc/$p/cmdline" 2> /dev/null && pid=$p
+	done
+	[ -n "$pid" ] && break
+	sleep 0.2
+done
+runs_on || { echo "# the guest under QEMU has not started"; tail -n 5 "$dir/guest" | sed 's/^/# /'; }
+modes QEMU
