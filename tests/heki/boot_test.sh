@@ -93,6 +93,30 @@ attacks() { # NAME [WORDS]
 		check "$1" 0 $got
 	fi
 }
+build() { # DIRECTORY NAME: $dir/NAME.ko
+	mkdir -p "$dir/$2" && cp "$1"/*.c "$1"/Makefile "$dir/$2" &&
+		make -s -C "${GW_KERNEL_HEADERS:-$k/build}" M="$dir/$2" CONFIG_DEBUG_INFO_BTF_MODULES= modules >"$dir/out" 2>&1 && mv "$dir/$2/$2.ko" "$dir"
+}
+store='echo 0 >/proc/sys/kernel/kptr_restrict; for s in linux_banner __x64_sys_swapon; do
+insmod /attack.ko what=flip-pte target=0x$(awk -v s=$s "\$3 == s { print \$1; exit }" /proc/kallsyms) room=8; rmmod attack; done
+insmod /attack.ko what=clear-wp; dmesg | grep -E "attack |heki:"; echo alive'
+if [ -e "${GW_KERNEL_HEADERS:-$k/build}/Makefile" ] && build "$attack" attack && build "$attack/../assist" heki_assist; then
+	boot --file="$dir/attack.ko:/attack.ko" --file="$dir/heki_assist.ko:/assist.ko" -- sh -c "insmod /assist.ko; rmmod heki_assist && echo unloaded; $store"
+	check 'a module in the guest locks its kernel by hypercalls and stays' 0 $? 'heki: [1-9][0-9]+ pages of code and [1-9][0-9]+ of constants closed' \
+		'spare=works .*unchanged' 'WP is 1' '^alive' '!CHANGED|^unloaded'
+	if [ "$suite" != quick ] && command -v qemu-system-x86_64 >/dev/null; then
+		"$gw" boot --kernel="$k/kernel" --modules="$k/modules" --file="$dir/attack.ko:/attack.ko" --save-initrd="$dir/initrd" -- sh -c "$store; poweroff -f"
+		GUESTWARD_HEKI=unassisted timeout 100 "$gw" run --log="$dir/log" -- qemu-system-x86_64 -accel kvm -cpu max -nodefaults -m 192 -display none \
+			-serial stdio -no-reboot -kernel "$k/kernel" -initrd "$dir/initrd" -append 'console=ttyS0 quiet panic=-1' </dev/null >"$dir/out" 2>&1
+		got=$?
+		cat "$dir/log" >>"$dir/out"
+		check 'GUESTWARD_HEKI locks the guest of an unmodified QEMU, with KASLR' 0 $got 'locked the guest kernel' 'spare=works .*unchanged' 'WP is 1' \
+			'alive' 'Blocked CR0' 'denied write' '!CHANGED'
+	fi
+else
+	n=$((n + 1))
+	echo "ok $n - modules in the guest # SKIP no headers that build them: tools/fetch-headers"
+fi
 attacks 'attacks from a module: all succeed without protection, none with it'
 [ "$suite" = stress ] && attacks 'frozen does not load the module' heki,frozen
 echo "1..$n"
