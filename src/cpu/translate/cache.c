@@ -233,7 +233,7 @@ static bool take_options(struct translator *k, const char *s)
 	bool on = true;
 
 	k->chain = k->tlb = true;
-	k->hot = 16;
+	k->hot = 8;
 	while (s && *s) {
 		size_t n = strcspn(s, ",");
 
