@@ -465,6 +465,7 @@ static int set_range(struct monitor *m, struct mon_view *v, uint64_t type, uint6
 	return 0;
 }
 
+/* Whoever may do this is attached: vCPUs look already. */
 static int set_access(struct call *c)
 {
 	struct monitor *m = c->m;
@@ -474,7 +475,6 @@ static int set_access(struct call *c)
 	if (!v)
 		return -EINVAL;
 	err = set_range(m, v, c->a[1], c->a[2], c->a[3]);
-	mon_rearm(m);
 	if (!err && c->a[2] != ~0ull && c->a[1] != GW_MON_RWX)
 		forget_in(m, v, c->a[2], c->a[3]);
 	return err;
@@ -497,7 +497,6 @@ static int set_list(struct call *c)
 		lowest = s[i].gfn < lowest ? s[i].gfn : lowest;
 		highest = s[i].gfn + s[i].count > highest ? s[i].gfn + s[i].count : highest;
 	}
-	mon_rearm(m);
 	if (highest)
 		forget_in(m, v, lowest, highest - lowest);
 	return err;
