@@ -101,6 +101,15 @@ const struct mem_map *acc_vm_space_map(struct acc_vm *vm, unsigned space);
 /* The vCPU's own thread, or with nobody running it; what it remembered is forgotten. */
 void acc_set_space(struct acc_cpu *cpu, unsigned space);
 
+/*
+ * From now on @fn hears of every page that becomes dirty in a logged slot, on the thread that is about to write: slot number, page
+ * in the slot, and the vCPU (NULL: none). Before the first vCPU exists.
+ */
+typedef void acc_dirtied_fn(void *opaque, struct acc_cpu *cpu, uint32_t slot, uint64_t page);
+void acc_vm_set_dirtied(struct acc_vm *vm, acc_dirtied_fn *fn, void *opaque);
+/* A write to @gfn of a logged slot is about to happen. */
+void acc_mark_dirty(struct acc_vm *vm, struct acc_cpu *cpu, const struct mem_slot *s, struct gfn gfn);
+
 int acc_cpu_init(struct acc_cpu *cpu, struct acc_vm *vm);
 void acc_cpu_fini(struct acc_cpu *cpu);
 

@@ -128,6 +128,9 @@ struct acc_vm {
 	_Atomic(struct mem_map *) map[ACC_N_SPACES];	/* changed under lock */
 	_Atomic unsigned n_cpus_ever;
 
+	acc_dirtied_fn *dirtied;	/* NULL: nobody */
+	void *dirtied_opaque;
+
 	pthread_rwlock_t host;		/* read: acc_host_begin(); write: forgetting, only as a barrier */
 };
 

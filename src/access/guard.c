@@ -208,20 +208,32 @@ enum acc_verdict acc_judge(const struct mem_map *map, const struct acc_request *
 
 /* ---- both passes ----------------------------------------------------------------------------------------------------- */
 
+void acc_vm_set_dirtied(struct acc_vm *vm, acc_dirtied_fn *fn, void *opaque)
+{
+	vm->dirtied_opaque = opaque;
+	vm->dirtied = fn;
+}
+
+void acc_mark_dirty(struct acc_vm *vm, struct acc_cpu *cpu, const struct mem_slot *s, struct gfn gfn)
+{
+	uint64_t page = gfn.v - s->first.v;
+
+	if (mem_dirty_mark(s->dirty, page) && vm->dirtied)
+		vm->dirtied(vm->dirtied_opaque, cpu, s->id, page);
+}
+
 /* The log learns of a write before it happens; whoever clears the log waits for the store (mem.h). */
 static void log_dirty(const struct mem_map *map, const struct acc_request *rq, struct acc_result *out, enum acc_verdict v)
 {
 	const struct mem_slot *s;
-	uint64_t page;
 
 	if (v != ACC_ALLOW && !(v == ACC_SUBST && (out->subst == SUBST_DATA || out->subst == SUBST_VET)))
 		return;
 	s = acc_slot(rq, map, gpa_gfn(rq->gpa));
 	if (likely(!s || !s->dirty))
 		return;
-	page = gpa_gfn(rq->gpa).v - s->first.v;
 	if (rq->rights & ACC_W)
-		mem_dirty_mark(s->dirty, page);
+		acc_mark_dirty(acc_rq_vm(rq), rq->cpu, s, gpa_gfn(rq->gpa));
 }
 
 static enum acc_verdict pass1(const struct mem_map *map, struct acc_request *rq, struct acc_result *out, struct acc_walk *w)

@@ -211,7 +211,7 @@ static bool set_bits(const struct acc_request *rq, uint8_t *hva, unsigned size, 
 	bool done;
 
 	if (slot && slot->dirty)
-		mem_dirty_mark(slot->dirty, gpa_gfn(gpa).v - slot->first.v);
+		acc_mark_dirty(acc_rq_vm(rq), rq->cpu, slot, gpa_gfn(gpa));
 	if (size == 4) {
 		uint32_t expected = (uint32_t)old;
 

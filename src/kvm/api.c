@@ -74,6 +74,10 @@ void *gw_mmap(size_t length, int prot, int flags, int fd, uint64_t offset, int *
 	}
 	if (f->kind != KVM_FILE_VCPU)
 		goto put;
+	/* As the kernel has it for the dirty ring: shared, not for execution. */
+	*err = -EINVAL;
+	if (offset + length > VM_DIRTY_RING_OFFSET && f->vm->dirty_ring_bytes && (prot & PROT_EXEC || !(flags & MAP_SHARED)))
+		goto put;
 	p = mmap(NULL, length, prot, flags, fd, (off_t)offset);
 	if (p == MAP_FAILED) {
 		*err = -errno;

@@ -36,7 +36,8 @@ static const struct { uint32_t cap; long value; } rows[] = {
 	{ KVM_CAP_MEMORY_FAULT_INFO, 1 }, { KVM_CAP_VM_TYPES, VM_TYPES }, { KVM_CAP_PRE_FAULT_MEMORY, 1 },
 	{ KVM_CAP_X86_APIC_BUS_CYCLES_NS, 1 },
 	{ KVM_CAP_X86_USER_SPACE_MSR, 7 }, { KVM_CAP_X86_MSR_FILTER, 1 },
-	{ KVM_CAP_MSR_PLATFORM_INFO, 1 }, { GW_CAP_DUMP, 1 }, { GW_CAP_TRACE, GW_N_TRACE_POINTS }, { GW_CAP_MONITOR, 1 },
+	{ KVM_CAP_DIRTY_LOG_RING, VM_DIRTY_RING_MAX },
+	{ KVM_CAP_DIRTY_LOG_RING_ACQ_REL, VM_DIRTY_RING_MAX }, { KVM_CAP_MSR_PLATFORM_INFO, 1 }, { GW_CAP_DUMP, 1 }, { GW_CAP_TRACE, GW_N_TRACE_POINTS }, { GW_CAP_MONITOR, 1 },
 };
 
 /* What depends on the type of the VM. True: @value is the answer. */
@@ -190,6 +191,11 @@ static long platform_info(struct vm *vm, uint64_t arg)
 	return 0;
 }
 
+static long dirty_ring(struct vm *vm, uint64_t arg)
+{
+	return vm_dirty_ring_enable(vm, arg);
+}
+
 static long private_options(struct vm *vm, uint64_t arg)
 {
 	return vm_private_enable(vm, arg);
@@ -208,6 +214,8 @@ static const struct { uint32_t cap; long (*fn)(struct vm *vm, uint64_t arg); } e
 	{ KVM_CAP_X86_APIC_BUS_CYCLES_NS, bus_cycles },
 	{ KVM_CAP_X86_USER_SPACE_MSR, user_space_msr },
 	{ KVM_CAP_MSR_PLATFORM_INFO, platform_info },
+	{ KVM_CAP_DIRTY_LOG_RING, dirty_ring },
+	{ KVM_CAP_DIRTY_LOG_RING_ACQ_REL, dirty_ring },
 	{ GW_CAP_PRIVATE, private_options },
 };
 

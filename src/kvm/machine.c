@@ -77,6 +77,11 @@ static long clear_dirty_log(struct kvm_call *k)
 	return err;
 }
 
+static long reset_dirty_rings(struct kvm_call *k)
+{
+	return vm_reset_dirty_rings(k->vm);
+}
+
 static long set_tss_addr(struct kvm_call *k)
 {
 	if (k->arg > 0xffffd000ul)
@@ -395,6 +400,7 @@ const struct kvm_row kvm_vm_rows[] = {
 	{ GW_MAP,			ARG_INOUT,	.fn = kvm_map_text },
 	{ KVM_GET_DIRTY_LOG,		ARG_IN,		.fn = get_dirty_log },
 	{ KVM_CLEAR_DIRTY_LOG,		ARG_IN,		.fn = clear_dirty_log },
+	{ KVM_RESET_DIRTY_RINGS,	ARG_ANY,	.fn = reset_dirty_rings },
 	{ KVM_SET_TSS_ADDR,		ARG_ANY,	.fn = set_tss_addr },
 	{ KVM_SET_IDENTITY_MAP_ADDR,	ARG_IN,		.fn = set_identity_map },
 	{ KVM_SET_NR_MMU_PAGES,		ARG_ANY,	.fn = set_nr_mmu_pages },

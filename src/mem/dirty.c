@@ -50,14 +50,15 @@ void mem_dirty_free(struct mem_dirty *d)
 	free(d);
 }
 
-void mem_dirty_mark(struct mem_dirty *d, uint64_t page)
+bool mem_dirty_mark(struct mem_dirty *d, uint64_t page)
 {
 	_Atomic uint64_t *w = &d->word[page / 64];
 	uint64_t bit = BIT64(page % 64);
 
 	/* Most writes hit a page that is dirty already: do not take the line exclusive for that. */
-	if (!(atomic_load_explicit(w, memory_order_relaxed) & bit))
-		atomic_fetch_or(w, bit);
+	if (atomic_load_explicit(w, memory_order_relaxed) & bit)
+		return false;
+	return !(atomic_fetch_or(w, bit) & bit);
 }
 
 bool mem_dirty_test(const struct mem_dirty *d, uint64_t page)

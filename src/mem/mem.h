@@ -80,7 +80,7 @@ void mem_map_free(struct mem_map *map);
 /* Dirty log. mark is lock-free and may be called from any thread. */
 int mem_dirty_new(uint64_t n_pages, bool all_ones, struct mem_dirty **out);
 void mem_dirty_free(struct mem_dirty *d);
-void mem_dirty_mark(struct mem_dirty *d, uint64_t page_in_slot);
+bool mem_dirty_mark(struct mem_dirty *d, uint64_t page_in_slot);	/* true: this call set the bit */
 bool mem_dirty_test(const struct mem_dirty *d, uint64_t page_in_slot);
 /*
  * Copies the bitmap out (n_pages rounded up to 64 bits) and clears what was copied when @clear. After clearing, here or by

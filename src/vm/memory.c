@@ -60,9 +60,9 @@ static int check_region(const struct vm *vm, const struct kvm_userspace_memory_r
 	return 0;
 }
 
-static const struct mem_slot *slot_by_id(struct vm *vm, uint32_t id)
+const struct mem_slot *vm_slot_by_id(struct vm *vm, uint32_t id)
 {
-	const struct mem_map *map = acc_vm_space_map(vm->acc, id >> 16);
+	const struct mem_map *map = id >> 16 < ACC_N_SPACES ? acc_vm_space_map(vm->acc, id >> 16) : NULL;
 
 	for (unsigned i = 0; map && i < map->n; i++)
 		if (map->slot[i].id == id)
@@ -77,7 +77,7 @@ static bool is_same(const struct mem_slot *a, const struct mem_slot *b)
 
 static int change(struct vm *vm, const struct kvm_userspace_memory_region2 *r, struct mem_gmem *g, int gmem_err)
 {
-	const struct mem_slot *found = slot_by_id(vm, r->slot);
+	const struct mem_slot *found = vm_slot_by_id(vm, r->slot);
 	struct mem_slot was = found ? *found : (struct mem_slot){ 0 };
 	struct mem_slot s = {
 		.id = r->slot,
@@ -95,7 +95,7 @@ static int change(struct vm *vm, const struct kvm_userspace_memory_region2 *r, s
 	if (found && s.n_pages && !(s.flags & MEM_GMEM) && is_same(&was, &s))
 		return 0;
 	if (s.n_pages && (s.flags & MEM_LOG_DIRTY) && !was.dirty) {
-		err = mem_dirty_new(s.n_pages, vm->dirty_protect & 2, &fresh);
+		err = mem_dirty_new(s.n_pages, vm->dirty_protect & 2 && !vm->dirty_ring_bytes, &fresh);
 		if (err)
 			return err;
 		s.dirty = fresh;
@@ -152,11 +152,14 @@ static const struct mem_slot *logged_slot(struct vm *vm, uint32_t id, int *err)
 {
 	const struct mem_slot *s;
 
+	*err = -ENXIO;
+	if (vm->dirty_ring_bytes)
+		return NULL;
 	*err = -EINVAL;
 	if (!is_slot_id(vm, id))
 		return NULL;
 	*err = -ENOENT;
-	s = slot_by_id(vm, id);
+	s = vm_slot_by_id(vm, id);
 	return s && s->dirty ? s : NULL;
 }
 

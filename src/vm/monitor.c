@@ -53,7 +53,7 @@ static uint8_t *frame(void *opaque, struct acc_cpu *cpu, struct gfn gfn, bool wr
 	if (s && s->hva && !(s->flags & (MEM_READONLY | MEM_GMEM_ONLY)) && !(map->kinds && mem_kinds_is_private(map->kinds, gfn))) {
 		hva = mem_slot_hva(s, gfn_gpa(gfn));
 		if (write && s->dirty)
-			mem_dirty_mark(s->dirty, gfn.v - s->first.v);
+			acc_mark_dirty(vm->acc, cpu, s, gfn);
 	}
 	if (!cpu)
 		acc_host_end(vm->acc);

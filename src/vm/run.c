@@ -529,6 +529,14 @@ static int loop(struct vm_vcpu *v)
 			r = finish_io(v);
 			return r == 1 ? intr_exit(v) : r;
 		}
+		if (vm_dirty_ring_full(v)) {
+			r = finish_io(v);
+			if (r == 1) {
+				v->run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
+				return 0;
+			}
+			return r;
+		}
 		r = v->mp_state == KVM_MP_STATE_RUNNABLE ? run_guest(v) : sleep_guest(v);
 		if (r == -EINTR)
 			return intr_exit(v);

@@ -31,11 +31,17 @@ static int map_run(struct vm_vcpu *v, int *out)
 
 	if (fd < 0)
 		return -errno;
-	if (ftruncate(fd, VM_RUN_SIZE) < 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+	if (ftruncate(fd, (off_t)vm_dirty_ring_file_size(v->vm)) < 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
 		goto fail;
 	p = mmap(NULL, VM_RUN_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (p == MAP_FAILED)
 		goto fail;
+	err = vm_dirty_ring_map(v, fd);
+	if (err) {
+		munmap(p, VM_RUN_SIZE);
+		close(fd);
+		return err;
+	}
 	v->run = p;
 	v->ring = (struct kvm_coalesced_mmio_ring *)(void *)((uint8_t *)p + VM_RING_OFFSET);
 	*out = fd;
@@ -61,6 +67,7 @@ static void init_fields(struct vm_vcpu *v, struct vm *vm, unsigned id, unsigned 
 	v->poll_msr = 1;
 	pthread_mutex_init(&v->lock, NULL);
 	pthread_mutex_init(&v->service_lock, NULL);
+	pthread_mutex_init(&v->dirty_lock, NULL);
 	pthread_cond_init(&v->service_done, NULL);
 }
 
@@ -68,6 +75,7 @@ static void fini_fields(struct vm_vcpu *v)
 {
 	pthread_mutex_destroy(&v->lock);
 	pthread_mutex_destroy(&v->service_lock);
+	pthread_mutex_destroy(&v->dirty_lock);
 	pthread_cond_destroy(&v->service_done);
 }
 
@@ -116,6 +124,7 @@ fini_cpu:
 fini_cpu_early:
 	cpu_fini(&v->c);
 unmap:
+	vm_dirty_ring_unmap(v);
 	munmap(v->run, VM_RUN_SIZE);
 	close(*fd);
 free_v:
@@ -157,6 +166,7 @@ unlock:
 void vm_vcpu_free(struct vm_vcpu *v)
 {
 	cpu_fini(&v->c);
+	vm_dirty_ring_unmap(v);
 	munmap(v->run, VM_RUN_SIZE);
 	vm_stats_free(atomic_load(&v->stats_file));
 	if (v->wake_fd >= 0)

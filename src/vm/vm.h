@@ -35,6 +35,8 @@
 #define VM_RUN_SIZE	12288u		/* kvm_run, port I/O page, coalesced ring */
 #define VM_PIO_OFFSET	4096u
 #define VM_RING_OFFSET	8192u
+#define VM_DIRTY_RING_OFFSET (64u * 4096u)
+#define VM_DIRTY_RING_MAX (65536u * 16u)
 #define VM_COALESCED_MAX ((4096u - sizeof(struct kvm_coalesced_mmio_ring)) / sizeof(struct kvm_coalesced_mmio))
 
 /* Quirks that DISABLE_QUIRKS2 may switch off, because both behaviours are built. */
@@ -126,6 +128,12 @@ struct vm_vcpu {
 	pthread_cond_t service_done;
 	pthread_mutex_t service_lock;
 	struct vm_service *service;
+
+	/* The dirty ring; NULL: none. */
+	struct kvm_dirty_gfn *dirty;
+	pthread_mutex_t dirty_lock;	/* a leaf */
+	uint32_t dirty_index, dirty_reset;
+	_Atomic bool is_dirty_full;
 
 	/* Completion of the last exit. */
 	enum vm_pending pending;
@@ -228,6 +236,7 @@ struct vm {
 	uint64_t hypercall_exits;
 	bool is_emulation_exit, is_exception_payload, is_platform_info_hidden;
 	uint64_t dirty_protect;		/* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 */
+	uint32_t dirty_ring_bytes;	/* 0: bitmaps; constant once a vCPU exists */
 	pthread_rwlock_t filter_lock;	/* a leaf */
 	struct vm_msr_filter *msr_filter;
 	_Atomic bool has_msr_filter;
@@ -262,6 +271,17 @@ static inline unsigned vm_spaces(const struct vm *vm) { return vm_has_smm(vm) ? 
 int vm_set_region(struct vm *vm, const struct kvm_userspace_memory_region2 *r, struct mem_gmem *g, int gmem_err);
 int vm_get_dirty_log(struct vm *vm, uint32_t slot, uint64_t **bitmap, size_t *bytes);	/* *bitmap: caller frees */
 int vm_clear_dirty_log(struct vm *vm, const struct kvm_clear_dirty_log *log, const uint64_t *bitmap);
+
+const struct mem_slot *vm_slot_by_id(struct vm *vm, uint32_t id);	/* with vm->lock held */
+
+/* ---- dirty_ring.c ------------------------------------------------------------------------------------------------ */
+
+int vm_dirty_ring_enable(struct vm *vm, uint64_t bytes);
+size_t vm_dirty_ring_file_size(const struct vm *vm);
+int vm_dirty_ring_map(struct vm_vcpu *v, int fd);
+void vm_dirty_ring_unmap(struct vm_vcpu *v);
+bool vm_dirty_ring_full(struct vm_vcpu *v);
+int vm_reset_dirty_rings(struct vm *vm);
 
 /* ---- private.c --------------------------------------------------------------------------------------------------- */
 
