@@ -36,7 +36,7 @@ static const struct { uint32_t cap; long value; } rows[] = {
 	{ KVM_CAP_MEMORY_FAULT_INFO, 1 }, { KVM_CAP_VM_TYPES, VM_TYPES }, { KVM_CAP_PRE_FAULT_MEMORY, 1 },
 	{ KVM_CAP_X86_APIC_BUS_CYCLES_NS, 1 },
 	{ KVM_CAP_X86_USER_SPACE_MSR, 7 }, { KVM_CAP_X86_MSR_FILTER, 1 },
-	{ KVM_CAP_DIRTY_LOG_RING, VM_DIRTY_RING_MAX },
+	{ KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1 }, { KVM_CAP_DIRTY_LOG_RING, VM_DIRTY_RING_MAX },
 	{ KVM_CAP_DIRTY_LOG_RING_ACQ_REL, VM_DIRTY_RING_MAX }, { KVM_CAP_MSR_PLATFORM_INFO, 1 }, { GW_CAP_DUMP, 1 }, { GW_CAP_TRACE, GW_N_TRACE_POINTS }, { GW_CAP_MONITOR, 1 },
 };
 
@@ -129,6 +129,12 @@ static long exception_payload(struct vm *vm, uint64_t arg)
 	return 0;
 }
 
+static long triple_fault_event(struct vm *vm, uint64_t arg)
+{
+	vm->is_triple_fault_event = arg;
+	return 0;
+}
+
 static long dirty_protect(struct vm *vm, uint64_t arg)
 {
 	if (arg & ~3ull || (arg & 2 && !(arg & 1)))
@@ -207,6 +213,7 @@ static const struct { uint32_t cap; long (*fn)(struct vm *vm, uint64_t arg); } e
 	{ KVM_CAP_DISABLE_QUIRKS, quirks },
 	{ KVM_CAP_DISABLE_QUIRKS2, quirks2 },
 	{ KVM_CAP_EXCEPTION_PAYLOAD, exception_payload },
+	{ KVM_CAP_X86_TRIPLE_FAULT_EVENT, triple_fault_event },
 	{ KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, dirty_protect },
 	{ KVM_CAP_EXIT_HYPERCALL, exit_hypercall },
 	{ KVM_CAP_EXIT_ON_EMULATION_FAILURE, emulation_failure },

@@ -47,15 +47,21 @@ void vm_get_events(struct vm_vcpu *v, struct kvm_vcpu_events *e)
 	e->flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM;
 	if (v->vm->is_exception_payload)
 		e->flags |= KVM_VCPUEVENT_VALID_PAYLOAD;
+	if (v->vm->is_triple_fault_event) {
+		e->triple_fault.pending = c->ev.triple_fault;
+		e->flags |= KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
+	}
 }
 
 static int check_events(struct vm_vcpu *v, const struct kvm_vcpu_events *e)
 {
 	const uint32_t known = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR | KVM_VCPUEVENT_VALID_SHADOW |
-			       KVM_VCPUEVENT_VALID_SMM | KVM_VCPUEVENT_VALID_PAYLOAD;
+			       KVM_VCPUEVENT_VALID_SMM | KVM_VCPUEVENT_VALID_PAYLOAD | KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
 	bool has_payload = e->flags & KVM_VCPUEVENT_VALID_PAYLOAD;
 
 	if (e->flags & ~known || (has_payload && !v->vm->is_exception_payload))
+		return -EINVAL;
+	if (e->flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT && !v->vm->is_triple_fault_event)
 		return -EINVAL;
 	if ((e->exception.injected || (has_payload && e->exception.pending)) && (e->exception.nr > 31 || e->exception.nr == VEC_NMI))
 		return -EINVAL;
@@ -111,6 +117,8 @@ int vm_set_events(struct vm_vcpu *v, const struct kvm_vcpu_events *e)
 	if (e->flags & KVM_VCPUEVENT_VALID_NMI_PENDING)
 		c->ev.nmi.pending = e->nmi.pending < 2 ? e->nmi.pending : 2;
 	c->ev.nmi.masked = e->nmi.masked;
+	if (e->flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT)
+		c->ev.triple_fault = e->triple_fault.pending;
 	if (e->flags & KVM_VCPUEVENT_VALID_SMM)
 		set_smm(v, e);
 	if (e->flags & KVM_VCPUEVENT_VALID_SIPI_VECTOR)

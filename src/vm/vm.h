@@ -234,6 +234,7 @@ struct vm {
 	uint64_t x2apic_api;
 	uint32_t msr_exit_reasons;
 	uint64_t hypercall_exits;
+	bool is_triple_fault_event;	/* KVM_CAP_X86_TRIPLE_FAULT_EVENT */
 	bool is_emulation_exit, is_exception_payload, is_platform_info_hidden;
 	uint64_t dirty_protect;		/* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 */
 	uint32_t dirty_ring_bytes;	/* 0: bitmaps; constant once a vCPU exists */

@@ -272,6 +272,34 @@ static void triple_fault_is_shutdown(void **state)
 	rig_close(&r);
 }
 
+/* With KVM_CAP_X86_TRIPLE_FAULT_EVENT one that waits is state: told, taken, delivered as a shutdown and gone. */
+static void triple_fault_is_an_event(void **state)
+{
+	static const uint8_t code[] = { 0xf4 };
+	struct kvm_enable_cap cap = { .cap = KVM_CAP_X86_TRIPLE_FAULT_EVENT, .args = { 1 } };
+	struct kvm_vcpu_events e = { .flags = KVM_VCPUEVENT_VALID_TRIPLE_FAULT, .triple_fault = { .pending = 1 } };
+	struct rig r;
+
+	rig_open(&r, 0);
+	assert_int_equal(rig_ioctl_n(r.vm, KVM_CHECK_EXTENSION, KVM_CAP_X86_TRIPLE_FAULT_EVENT), 1);
+	assert_int_equal(rig_ioctl(r.vcpu, KVM_SET_VCPU_EVENTS, &e), -EINVAL);
+	assert_int_equal(rig_ioctl(r.vm, KVM_ENABLE_CAP, &cap), 0);
+	rig_code(&r, code, sizeof(code));
+	assert_int_equal(rig_ioctl(r.vcpu, KVM_GET_VCPU_EVENTS, &e), 0);
+	assert_int_equal(e.flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT, KVM_VCPUEVENT_VALID_TRIPLE_FAULT);
+	assert_int_equal(e.triple_fault.pending, 0);
+	e.triple_fault.pending = 1;
+	assert_int_equal(rig_ioctl(r.vcpu, KVM_SET_VCPU_EVENTS, &e), 0);
+	assert_int_equal(rig_ioctl(r.vcpu, KVM_GET_VCPU_EVENTS, &e), 0);
+	assert_int_equal(e.triple_fault.pending, 1);
+	assert_int_equal(rig_run(&r), 0);
+	assert_int_equal(r.run->exit_reason, KVM_EXIT_SHUTDOWN);
+	assert_int_equal(rig_ioctl(r.vcpu, KVM_GET_VCPU_EVENTS, &e), 0);
+	assert_int_equal(e.triple_fault.pending, 0);
+	halts(&r);
+	rig_close(&r);
+}
+
 static void memory_taken_away_is_efault(void **state)
 {
 	static const uint8_t code[] = { 0xa0, 0, 0x30, 0xf4 };	/* mov al,[3000]; hlt */
@@ -900,6 +928,7 @@ int main(void)
 		{ "an MMIO write across pages is two fragments", mmio_across_pages_is_split },
 		{ "a write to a read-only slot is an MMIO exit, a read is not", read_only_slot_exits_on_write },
 		{ "a triple fault is a shutdown exit", triple_fault_is_shutdown },
+		{ "a triple fault that waits is told, taken and delivered", triple_fault_is_an_event },
 		{ "memory that the client took away gives EFAULT and the address", memory_taken_away_is_efault },
 		{ "a signal, immediate_exit and both stop a loop", signal_stops_a_loop },
 		{ "a signal wakes HLT and the vCPU stays halted", signal_wakes_hlt },
