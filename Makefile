@@ -48,6 +48,7 @@ bench: all
 	$(BUILD)/bench/bench-monitor
 	$(BUILD)/bench/bench-private
 	bench/run
+	bench/heki
 
 presubmit:
 	tools/presubmit
