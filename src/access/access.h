@@ -45,7 +45,7 @@ struct acc_fetch {
 	struct mem_code *code;
 	struct gpa gpa;		/* of the page */
 };
-#define ACC_FETCH_SIZE	512u
+#define ACC_FETCH_SIZE	4096u
 
 /* attention: why a vCPU must leave translated or decoded code at the next block boundary. */
 #define ACC_ATT_FORGET	0x01u	/* someone narrows a right: answer acc_safe_point() */

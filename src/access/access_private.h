@@ -64,7 +64,7 @@ struct acc_slots {
 	uint64_t is_listed[ACC_TLB_SIZE / 64];
 	uint16_t slot[ACC_TLB_SIZE];
 };
-_Static_assert(ACC_TLB_SIZE <= 65536, "slot numbers have 16 bits");
+_Static_assert(ACC_FETCH_SIZE <= ACC_TLB_SIZE && ACC_TLB_SIZE <= 65536, "slot numbers have 16 bits");
 
 /* So that a flush touches only what may be filled: slots with local entries, and with global ones; a slot may be on both lists. */
 struct acc_cold {
@@ -109,6 +109,7 @@ struct acc_cpu_private {
 	unsigned last_slot;		/* index into the map: a guess */
 	struct acc_fetch once;
 	uint64_t fetch_cold[ACC_FETCH_SIZE];
+	struct acc_slots fetch_used[2];	/* as in acc_cold */
 	struct acc_cold cold[ACC_N_MODES];
 	struct acc_l2 l2[L2_SETS][L2_WAYS];
 };
@@ -205,6 +206,7 @@ bool acc_tlb_lookup(struct acc_request *rq, struct acc_result *out);
 bool acc_tlb_is_global(const struct acc_request *rq);
 void acc_tlb_remember(const struct acc_request *rq, const struct acc_walk *w, struct acc_result *out);
 void acc_tlb_drop_frames(struct acc_cpu *cpu, uint64_t first, uint64_t last, unsigned rights);
+void acc_tlb_list_fetch(struct acc_cpu *cpu, unsigned slot, bool global);
 void acc_tlb_drop_writable(struct acc_cpu *cpu, uintptr_t hva_page);	/* first level only; 0: every page */
 
 #endif

@@ -43,7 +43,7 @@ const struct acc_fetch *acc_fetch_page(struct acc_cpu *cpu, struct gva gva, stru
 	}
 	f->tag = page;
 	if (f != &cpu->priv->once) {
-		cpu->priv->fetch_cold[f - cpu->fetch] = acc_tlb_is_global(rq) ? COLD_GLOBAL : 0;
+		acc_tlb_list_fetch(cpu, (unsigned)(f - cpu->fetch), acc_tlb_is_global(rq));
 		note_fetched(cpu->priv, gva.v);
 	}
 	return f;

@@ -80,11 +80,36 @@ static void jumps_are_stale(struct acc_cpu *cpu)
 	memset(cpu->priv->fetched, 0, sizeof(cpu->priv->fetched));
 }
 
+void acc_tlb_list_fetch(struct acc_cpu *cpu, unsigned slot, bool global)
+{
+	cpu->priv->fetch_cold[slot] = global ? COLD_GLOBAL : 0;
+	list_slot(&cpu->priv->fetch_used[global], slot);
+}
+
+static inline unsigned fetch_slots_used(const struct acc_cpu *cpu)
+{
+	return cpu->priv->fetch_used[0].n + cpu->priv->fetch_used[1].n;
+}
+
+static inline struct acc_fetch *fetch_used(struct acc_cpu *cpu, unsigned j)
+{
+	const struct acc_slots *l = cpu->priv->fetch_used;
+
+	return &cpu->fetch[j < l[0].n ? l[0].slot[j] : l[1].slot[j - l[0].n]];
+}
+
 static void fetch_clear(struct acc_cpu *cpu, bool keep_global)
 {
-	for (unsigned i = 0; i < ACC_FETCH_SIZE; i++)
-		if (!keep_global || !(cpu->priv->fetch_cold[i] & COLD_GLOBAL))
-			cpu->fetch[i].tag = FETCH_EMPTY;
+	struct acc_cpu_private *p = cpu->priv;
+
+	for (unsigned g = 0; g < (keep_global ? 1 : 2); g++) {
+		struct acc_slots *l = &p->fetch_used[g];
+
+		for (unsigned j = 0; j < l->n; j++)
+			if (!keep_global || !(p->fetch_cold[l->slot[j]] & COLD_GLOBAL))
+				cpu->fetch[l->slot[j]].tag = FETCH_EMPTY;
+		list_clear(l);
+	}
 	jumps_are_stale(cpu);
 }
 
@@ -171,9 +196,12 @@ static void l1_drop_region(struct acc_cpu *cpu, uint64_t base, uint64_t mask)
 				set_empty(&t->w[i], i);
 		}
 	}
-	for (unsigned i = 0; i < ACC_FETCH_SIZE; i++)
-		if (!((cpu->fetch[i].tag ^ base) & ~mask))
-			cpu->fetch[i].tag = FETCH_EMPTY;
+	for (unsigned j = 0; j < fetch_slots_used(cpu); j++) {
+		struct acc_fetch *f = fetch_used(cpu, j);
+
+		if (!((f->tag ^ base) & ~mask))
+			f->tag = FETCH_EMPTY;
+	}
 	jumps_are_stale(cpu);
 }
 
@@ -581,9 +609,12 @@ void acc_tlb_drop_frames(struct acc_cpu *cpu, uint64_t first, uint64_t last, uns
 		rights |= ACC_W;	/* W promises that the page can be read */
 	if (rights & ACC_RW)
 		l1_drop_frames(cpu, first, last, rights & ACC_R, rights & ACC_W);
-	for (unsigned i = 0; (rights & ACC_X) && i < ACC_FETCH_SIZE; i++)
-		if (cpu->fetch[i].tag != FETCH_EMPTY && in_frames(cpu->fetch[i].gpa.v, first, last))
-			cpu->fetch[i].tag = FETCH_EMPTY;
+	for (unsigned j = 0; (rights & ACC_X) && j < fetch_slots_used(cpu); j++) {
+		struct acc_fetch *f = fetch_used(cpu, j);
+
+		if (f->tag != FETCH_EMPTY && in_frames(f->gpa.v, first, last))
+			f->tag = FETCH_EMPTY;
+	}
 	if (rights & ACC_X)
 		jumps_are_stale(cpu);
 	for (unsigned i = 0; i < L2_SETS; i++)

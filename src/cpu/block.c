@@ -47,6 +47,8 @@ void cpu_cache_flush(struct vcpu *c)
 	tr_flush(c);
 	memset(k->jump, 0, sizeof(k->jump));
 	memset(k->hash, 0, sizeof(k->hash));
+	for (unsigned i = 0; i < CPU_CROSS; i++)
+		k->cross[i].len = 0;
 	k->used = 0;
 	k->flushes++;
 }
@@ -321,6 +323,48 @@ const struct acc_fetch *cpu_block_page(struct vcpu *c)
 	return NULL;
 }
 
+static struct cpu_cross *cross_slot(struct vcpu *c, uint64_t la)
+{
+	return &c->cache->cross[(la >> GW_PAGE_SHIFT ^ la >> (GW_PAGE_SHIFT + 8)) & (CPU_CROSS - 1)];
+}
+
+const struct cpu_op *cpu_block_crossing(struct vcpu *c)
+{
+	uint64_t la = linear_rip(c, c->rip);
+	const struct cpu_cross *x = cross_slot(c, la);
+	unsigned first = GW_PAGE_SIZE - (la & GW_PAGE_MASK);
+	const struct acc_fetch *page, *next;
+
+	if (likely(first >= INSN_MAX_LEN) || x->la != la || x->key != c->block_key || x->len <= first || c->ext_code)
+		return NULL;
+	if (c->mode != INSN_MODE_64 && c->rip + x->len - 1 > c->seg[SEG_CS].limit)
+		return NULL;
+	page = acc_fetch_probe(&c->acc, la);
+	next = acc_fetch_probe(&c->acc, linear_rip(c, c->rip + first));
+	if (!page || !next || memcmp(x->bytes, page->hva + (la & GW_PAGE_MASK), first) || memcmp(x->bytes + first, next->hva, x->len - first))
+		return NULL;
+	return x->op;
+}
+
+/* @o, decoded by itself from @code, may be wanted again. */
+static void remember_crossing(struct vcpu *c, const struct insn *in, const struct cpu_op *o)
+{
+	uint64_t la = linear_rip(c, c->rip);
+	struct cpu_cross *x = cross_slot(c, la);
+
+	if ((la & GW_PAGE_MASK) + in->len <= GW_PAGE_SIZE || c->ext_code)
+		return;
+	x->la = la;
+	x->key = c->block_key;
+	x->len = in->len;
+	memcpy(x->bytes, in->bytes, in->len);
+	x->insn = *in;
+	x->op[0] = o[0];
+	x->op[1] = o[1];
+	if (o->insn == in)
+		x->op[0].insn = &x->insn;
+}
+
 struct cpu_block *cpu_block_get(struct vcpu *c)
 {
 	uint64_t la = linear_rip(c, c->rip);
@@ -336,6 +380,11 @@ struct cpu_block *cpu_block_get(struct vcpu *c)
 	if (!page)
 		return NULL;
 	c->stats.jump_misses++;
+	if (cpu_block_crossing(c)) {
+		c->alone_wanted = true;
+		c->stop = true;
+		return NULL;
+	}
 	if (unlikely(page->tag == ~0ull)) {
 		remember_grant(c, page);
 		c->alone_wanted = true;
@@ -399,13 +448,19 @@ static enum insn_status decode_at(struct vcpu *c, struct insn *in)
 const struct cpu_op *cpu_block_alone(struct vcpu *c)
 {
 	struct cpu_cache *k = c->cache;
-	struct cpu_op *o = &k->alone_op[0];
+	struct cpu_op *o;
 	enum insn_status st;
 
 	c->cur = NULL;
 	if (!rip_in_limit(c))
 		return NULL;
 	c->stop = false;
+	o = (struct cpu_op *)(uintptr_t)cpu_block_crossing(c);
+	if (o) {
+		c->gpr[GPR_RIP] = c->rip;
+		return o;
+	}
+	o = &k->alone_op[0];
 	st = decode_at(c, &k->alone_insn);
 	if (c->stop)
 		return NULL;
@@ -417,6 +472,8 @@ const struct cpu_op *cpu_block_alone(struct vcpu *c)
 		o->fn = st == INSN_UD ? op_undefined : op_too_long;
 	}
 	finish(&k->alone_op[1], op_leave, o->len);
+	if (st == INSN_OK)
+		remember_crossing(c, &k->alone_insn, k->alone_op);
 	c->gpr[GPR_RIP] = c->rip;
 	return o;
 }
@@ -440,8 +497,10 @@ const struct cpu_op *cpu_chain_rip(struct vcpu *c)
 {
 	const struct cpu_block *b;
 
-	if (unlikely(!may_chain(c)))
+	if (unlikely(!may_chain(c))) {
+		c->tr_chains = true;
 		return NULL;
+	}
 	b = cpu_block_recent(c);
 	return likely(b) ? enter(c, b, c->rip) : NULL;
 }
@@ -464,8 +523,10 @@ const struct cpu_op *cpu_chain(struct vcpu *c, const struct cpu_op *o, bool take
 		return enter(c, b, taken ? branch_target(c, o) : cpu_op_next_rip(c, o));
 	from = linear_rip(c, cpu_op_next_rip(c, o)) - 1;
 	cpu_branch_plain(c, o, taken);
-	if (c->stop || !may_chain(c))
+	if (c->stop || !may_chain(c)) {
+		c->tr_chains = true;
 		return NULL;
+	}
 	/* Only within the page of this instruction: the mapping in use now holds for both, so the link needs no generation. */
 	if ((from ^ linear_rip(c, c->rip)) >> GW_PAGE_SHIFT)
 		return cpu_chain_rip(c);

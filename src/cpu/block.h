@@ -40,6 +40,17 @@ struct cpu_jump_entry { uint64_t rip; uint64_t gen; struct cpu_block *block; };
 
 #define CPU_HASH_BITS	17
 
+/* An instruction that crosses the end of its page, decoded: good while both pages may be executed and hold these bytes. */
+#define CPU_CROSS	256u
+struct cpu_cross {
+	uint64_t la;
+	uint32_t key;
+	uint8_t len;			/* 0: empty */
+	uint8_t bytes[INSN_MAX_LEN];
+	struct insn insn;
+	struct cpu_op op[2];
+};
+
 struct cpu_cache {
 	struct cpu_jump_entry jump[1u << CPU_JUMP_BITS];
 	struct cpu_block *hash[1u << CPU_HASH_BITS];
@@ -54,6 +65,7 @@ struct cpu_cache {
 	/* The instruction that runs alone: two operations, never cached. */
 	struct insn alone_insn;
 	struct cpu_op alone_op[2];
+	struct cpu_cross cross[CPU_CROSS];
 };
 
 int cpu_cache_new(struct cpu_cache **out);
@@ -69,6 +81,8 @@ struct cpu_block *cpu_block_recent(struct vcpu *c);
 const struct acc_fetch *cpu_block_page(struct vcpu *c);
 /* The block decoded at the host address @hva of the page @code for the present state, if it is valid now. Decodes nothing. */
 struct cpu_block *cpu_block_peek(struct vcpu *c, const struct mem_code *code, const uint8_t *hva);
+/* The instruction at c->rip if it is known to cross its page and both pages are at hand; else NULL. */
+const struct cpu_op *cpu_block_crossing(struct vcpu *c);
 /* Decode the one instruction at c->rip into the cache's alone operations. NULL as above. */
 const struct cpu_op *cpu_block_alone(struct vcpu *c);
 

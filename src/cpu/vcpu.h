@@ -198,10 +198,12 @@ struct vcpu {
 	bool fpu_nm, sse_ud, avx_ud;	/* #NM / #UD due: from CR0, CR4, XCR0; kept by cpu_fpu_gates() */
 	uint64_t rip_mask;		/* ~0, 0xffffffff */
 	uint32_t block_key;		/* what else a decoded block depends on: mode, flat, real, user; kept by cpu_state_changed() */
+	const _Atomic uint64_t *tsc_offset;	/* guest TSC minus host TSC; NULL: that is not all, ask env->tsc */
 	uint64_t poll_at;		/* instruction count at which env->poll is asked again */
 	uint64_t seg_base[N_SEGS + 1];	/* what an address computation adds; [SEG_FLAT] is 0 */
 	/* Of translated code: instructions left until poll_at, the same when it was entered, where to go on in the interpreter. */
 	int64_t tr_left, tr_left_was;
+	uint64_t tr_sti_rip;		/* STI was executed just before this address: its shadow is due if the code is left there */
 	uint8_t tr_vec;			/* vector registers in the host's: 0 none, 1 XMM, 2 YMM; always 0 outside translated code */
 	const struct cpu_op *tr_tail;
 	void *tr_tail_fn;
@@ -212,6 +214,7 @@ struct vcpu {
 	bool alone_wanted;		/* this instruction must be executed by itself (device, substitute, code page) */
 	bool alone;			/* it is being */
 	uint8_t shadow;			/* CPU_SHADOW_*: interrupts held off for one instruction */
+	bool tr_chains;			/* a handler wanted to go on without the dispatcher, and could not */
 	bool halted;
 	bool intr_blocked;		/* something waits for IF or for the shadow to pass */
 	uint32_t debug_hits;		/* breakpoints met and debug traps held back: cpu/sys/dr.c */

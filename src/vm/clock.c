@@ -183,9 +183,18 @@ void vm_tsc_host_write(struct vm_vcpu *v, uint64_t value)
 	vm_tsc_set_offset(v, offset);
 }
 
+/* The CPU reads the counter by itself where an offset is all there is to it. */
+static void set_ratio(struct vm_vcpu *v, uint64_t khz)
+{
+	v->tsc_ratio = khz == vm_host_tsc_khz() ? RATIO_ONE : (khz << 32) / vm_host_tsc_khz();
+	if (v->tsc_ratio == 0)
+		v->tsc_ratio = 1;
+	v->c.tsc_offset = v->tsc_ratio == RATIO_ONE ? &v->tsc_offset : NULL;
+}
+
 void vm_tsc_init(struct vm_vcpu *v)
 {
-	v->tsc_ratio = v->tsc_khz == vm_host_tsc_khz() ? RATIO_ONE : ((uint64_t)v->tsc_khz << 32) / vm_host_tsc_khz();
+	set_ratio(v, v->tsc_khz);
 	vm_tsc_host_write(v, 0);
 }
 

@@ -328,6 +328,7 @@ int tr_new(struct vcpu *c)
 	int err;
 
 	c->translator = NULL;
+	c->tr_sti_rip = NO_STI;
 	if (!CPU_MAY_CHAIN || !(getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE))
 		return 0;
 	k = calloc(1, sizeof(*k));

@@ -56,6 +56,7 @@ bool tr_one(struct vcpu *c, uint32_t id)
 	const struct tr_unit *t = unit_of(k, id);
 	uint64_t flushes = k->flushes, jump_gen = c->acc.jump_gen;
 	unsigned n = id & 63;
+	uint8_t mode = c->acc.mode;
 	uint64_t next = t->rip + t->b->op[n].off + t->b->op[n].len;
 
 	c->stats.tr_ones++;
@@ -66,7 +67,7 @@ bool tr_one(struct vcpu *c, uint32_t id)
 	 * What the unit was compiled for must still hold, else the dispatcher finds another. So must its code: the instruction may
 	 * be a serializing one, after which code that another CPU has written is executed, and links forward look at nothing.
 	 */
-	if (likely(c->acc.mode == t->mode && c->acc.jump_gen == jump_gen && k->flushes == flushes && c->block_key == t->b->key &&
+	if (likely(c->acc.mode == mode && c->acc.jump_gen == jump_gen && k->flushes == flushes && c->block_key == t->b->key &&
 		   c->verify_epoch == *t->page->epoch && c->exit == CPU_RUNNING &&
 		   t->b->gen == atomic_load_explicit(&t->b->code->gen, memory_order_acquire)))
 		return true;
@@ -88,6 +89,10 @@ static uint64_t leave_to(struct vcpu *c, const struct cpu_block *b, unsigned n, 
 static uint64_t leave_now(struct vcpu *c)
 {
 	c->tr_tail = NULL;
+	if (unlikely(c->rip == c->tr_sti_rip)) {
+		c->shadow = CPU_SHADOW_STI;
+		c->tr_sti_rip = NO_STI;
+	}
 	return 0;
 }
 
@@ -138,16 +143,51 @@ static struct cpu_block *block_here(struct vcpu *c)
 	return likely(b) ? b : cpu_block_get(c);
 }
 
+/*
+ * Run the handler of @o, which stands by itself at c->rip. False: the dispatcher has to see what it did, else c->rip is where it
+ * goes on.
+ */
+static bool run_crossing(struct vcpu *c, const struct cpu_op *o)
+{
+	struct translator *k = c->translator;
+	uint64_t poll_at = c->poll_at, rip = c->rip;
+	bool ends = insn_rows[container_of(o, struct cpu_cross, op[0])->insn.row].attr & IA_END;
+
+	k->pair[0] = *o;
+	k->pair[1].fn = one_done;
+	k->pair[1].off = o->len;
+	k->done = false;
+	c->stop = false;
+	c->tr_chains = false;
+	c->poll_at = 0;		/* it shall not go on by itself */
+	c->gpr[GPR_RIP] = rip;
+	c->shadow = 0;
+	c->stats.insns++;
+	o->fn(c, k->pair);
+	c->poll_at = poll_at;
+	if (k->done) {
+		c->rip = rip + o->len;
+		return !ends && !c->shadow && c->exit == CPU_RUNNING;
+	}
+	return c->tr_chains && !c->stop && c->exit == CPU_RUNNING;
+}
+
 /* Go on at c->rip. *out: the unit there, if there is one. */
 static uint64_t go_on(struct vcpu *c, struct tr_unit **out)
 {
 	struct translator *k = c->translator;
+	const struct cpu_op *crossing;
 	struct cpu_block *b;
 	struct tr_unit *t;
 
 	*out = NULL;
-	if (!may_stay(c))
-		return leave_now(c);
+	do {
+		if (!may_stay(c) || c->mode != INSN_MODE_64)
+			return leave_now(c);
+		crossing = cpu_block_crossing(c);
+		if (crossing && !run_crossing(c, crossing))
+			return leave_now(c);
+	} while (crossing);
 	b = block_here(c);
 	if (!b)
 		return leave_now(c);
@@ -171,7 +211,7 @@ uint64_t tr_edge(struct vcpu *c, uint32_t id)
 	c->rip = l->rip;
 	host = go_on(c, &to);
 	/* The link may be gone with everything; and both ends must be of one state of the page. */
-	if (to && k->chain && flushes == k->flushes && !l->to &&
+	if (to && to->rip == l->rip && k->chain && flushes == k->flushes && !l->to &&
 	    from->b->gen == atomic_load_explicit(&from->b->code->gen, memory_order_relaxed))
 {
 		tr_link_to(k, l, to);
@@ -222,12 +262,34 @@ uint64_t tr_stale(struct vcpu *c, uint32_t id)
 	return leave_now(c);
 }
 
+/*
+ * The last instruction of a block, by its handler. A handler that would go on without the dispatcher (it asked for a chain)
+ * says so that the next block may be entered at once.
+ */
+static uint64_t transfer(struct vcpu *c, const struct tr_unit *t, unsigned n)
+{
+	uint64_t poll_at = c->poll_at, next = t->rip + t->b->op[n].off + t->b->op[n].len;
+	struct tr_unit *to;
+
+	c->poll_at = 0;		/* the handler shall not go on by itself */
+	c->tr_chains = false;
+	c->stats.tr_ones++;
+	if (run_one(c, t, n))
+		c->rip = next;
+	c->poll_at = poll_at;
+	if (!c->tr_chains || c->stop || c->exit != CPU_RUNNING)
+		return leave_now(c);
+	return go_on(c, &to);
+}
+
 uint64_t tr_bail(struct vcpu *c, uint32_t id)
 {
 	const struct tr_unit *t = unit_of(c->translator, id);
 	unsigned n = id & 63;
 
 	c->stats.tr_bails++;
+	if (n + 1 == t->b->n)
+		return transfer(c, t, n);
 	c->stats.tr_forms += t->b->n - n;
 	c->translator->by_form[t->b->op[n].iop]++;
 	return leave_to(c, t->b, n, t->rip);
@@ -239,7 +301,7 @@ uint64_t tr_indirect(struct vcpu *c, uint32_t id)
 	struct translator *k = c->translator;
 	const struct tr_unit *t = unit_of(k, id);
 	uint64_t poll_at = c->poll_at, host;
-	uint8_t mode = t->mode;
+	uint8_t mode = c->acc.mode;
 	struct tr_unit *to;
 
 	c->poll_at = 0;		/* the handler shall not go on by itself */

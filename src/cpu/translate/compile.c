@@ -119,13 +119,19 @@ static void emit_slow(struct tr_compiler *x, const struct tr_slow *s)
 {
 	uint32_t here = e_here(&x->e);
 
+	if (s->moved)
+		tr_string_back(&x->e, s->moved);
 	for (unsigned i = 0; i < s->n; i++)
-		e_patch(&x->e, s->at[i], here);
+		e_patch_here(&x->e, s->at[i]);
 	for (unsigned i = 0; i < s->n_faults; i++)
 		x->u->fault[x->u->n_faults++] = (struct tr_fault_at){ s->fault_at[i], here };
 	if (s->save)
 		tr_flags_save(x);
 	e_mov_i(&x->e, HR_9, TR_ID(x->u->index, s->k));
+	if (s->is_bail) {
+		e_jmp_to(&x->e, x->k->at.bail);
+		return;
+	}
 	if (s->is_transfer) {
 		e_jmp_to(&x->e, x->k->at.indirect);
 		return;
@@ -167,6 +173,7 @@ static void by_handler(struct tr_compiler *x, const struct tr_insn *t, unsigned 
 	e_mov_i(&x->e, HR_9, TR_ID(x->u->index, k));
 	e_call_to(&x->e, x->k->at.one);
 	x->vec = 0;
+	x->x87 = false;
 	x->in_host = false;
 	x->in_mem = true;
 }
@@ -214,6 +221,18 @@ static void emit_insn(struct tr_compiler *x, unsigned k)
 		break;
 	case TK_LEAVE:
 		tr_leave_frame(x, t);
+		break;
+	case TK_SYSTEM:
+		tr_system(x, t);
+		break;
+	case TK_STRING:
+		tr_string(x, t);
+		break;
+	case TK_X87:
+		tr_x87(x, t);
+		break;
+	case TK_BITS:
+		tr_bits(x, t);
 		break;
 	default:
 		tr_flow(x, t);
@@ -335,6 +354,7 @@ static void emit(struct tr_compiler *x)
 	x->in_host = false;
 	x->in_mem = true;
 	x->vec = 0;
+	x->x87 = false;
 	for (unsigned k = 0; k < x->n; k++)
 		emit_insn(x, k);
 	if (x->insn[x->n - 1].kind < TK_JCC && x->insn[x->n - 1].kind != TK_BAIL)
@@ -395,6 +415,7 @@ struct tr_unit *tr_compile(struct vcpu *c, struct cpu_block *b, uint64_t rip)
 	x->b = b;
 	x->u = u;
 	x->rip = rip;
+	x->mode = c->acc.mode;
 	x->n_slow = 0;
 	x->e.start = k->rw;
 	x->e.p = k->rw + k->used;

@@ -14,6 +14,8 @@
  */
 struct tr_slow {
 	uint8_t k, n, n_faults;
+	bool is_bail;			/* to the interpreter, which goes on from there */
+	uint8_t moved;			/* after a fault: pointers of a string instruction to be taken back, 1 RDI, 2 RSI, too */
 	bool is_transfer;		/* the handler sets RIP: do not come back */
 	bool save, reload;		/* flags: to c->cc first; into RFLAGS before going back */
 	uint32_t at[MAX_SLOW_JUMPS];
@@ -31,11 +33,13 @@ struct tr_compiler {
 	struct cpu_block *b;
 	struct tr_unit *u;
 	uint64_t rip;
+	uint8_t mode;			/* enum acc_mode at the cursor */
 	struct tr_insn insn[CPU_BLOCK_MAX];
 	unsigned n;
 	/* Where the live flags are at the cursor: in RFLAGS, in c->cc, or both. */
 	bool in_host, in_mem;
 	uint8_t vec;			/* vector registers known to be live at the cursor */
+	bool x87;			/* and the x87's */
 	struct tr_slow slow[CPU_BLOCK_MAX], *now;
 	unsigned n_slow;
 	uint8_t edge_live[2];
@@ -73,6 +77,15 @@ void tr_push(struct tr_compiler *x, const struct tr_insn *t);
 void tr_push_mem(struct tr_compiler *x, const struct tr_insn *t);
 void tr_pop(struct tr_compiler *x, const struct tr_insn *t);
 void tr_leave_frame(struct tr_compiler *x, const struct tr_insn *t);
+
+/* What a bit string needs: see is_bit_string(). */
+void tr_bits(struct tr_compiler *x, const struct tr_insn *t);
+
+/* system.c, string.c, x87.c */
+void tr_system(struct tr_compiler *x, const struct tr_insn *t);
+void tr_x87(struct tr_compiler *x, const struct tr_insn *t);
+void tr_string(struct tr_compiler *x, const struct tr_insn *t);
+void tr_string_back(struct tr_emit *e, unsigned moved);
 
 /* flow.c: each ends the unit. */
 void tr_edge_to(struct tr_compiler *x, unsigned i);

@@ -125,7 +125,7 @@ static void look_up(struct tr_compiler *x)
 	e_op(&x->e, false, 0x8b, HR_10, rm_reg(HR_9));
 	e_alu_i(&x->e, false, 4, rm_reg(HR_10), (1 << TR_JUMP_BITS) - 1);
 	e_shift_i(&x->e, false, 4, HR_10, 4);
-	e_lea_near(&x->e, HR_11, k, k->jump[x->u->mode]);
+	e_lea_near(&x->e, HR_11, k, k->jump[x->mode]);
 	e_op(&x->e, true, 0x3b, HR_9, rm_sib(HR_11, HR_10, 0, 0));
 	tr_slow_if(x, CC_NE);
 }

@@ -62,6 +62,11 @@ static const struct form_row rows[N_INSN_OPS] = {
 	[I_SFENCE] = { TK_PLAIN, 0, 0, KEEPS },
 	[I_NOP] = { TK_NOTHING, 0, 0, KEEPS }, [I_GRP_NOP] = { TK_NOTHING, 0, 0, KEEPS }, [I_PREFETCH] = { TK_NOTHING, 0, 0, KEEPS },
 	[I_PUSH] = { TK_PUSH, 0, 0, KEEPS }, [I_POP] = { TK_POP, 0, 0, KEEPS }, [I_LEAVE] = { TK_LEAVE, 0, 0, KEEPS },
+	[I_CLI] = { TK_SYSTEM, 0, 0, KEEPS }, [I_STI] = { TK_SYSTEM, 0, 0, KEEPS }, [I_STAC] = { TK_SYSTEM, 0, 0, KEEPS },
+	[I_CLAC] = { TK_SYSTEM, 0, 0, KEEPS }, [I_SWAPGS] = { TK_SYSTEM, 0, 0, KEEPS }, [I_PUSHF] = { TK_SYSTEM, 0, TF_ALL, KEEPS },
+	[I_RDTSC] = { TK_SYSTEM, 0, 0, KEEPS }, [I_RDTSCP] = { TK_SYSTEM, 0, 0, KEEPS },
+	[I_MOVS] = { TK_STRING, 0, 0, KEEPS }, [I_STOS] = { TK_STRING, 0, 0, KEEPS },
+	[I_CMPXCHG16B] = { TK_PLAIN, 0, 0, TF_Z, true }, [I_CMPXCHG8B] = { TK_PLAIN, 0, 0, TF_Z, true },
 	[I_JCC] = { TK_JCC, 0, COND, KEEPS }, [I_JMP_NEAR] = { TK_JMP, 0, 0, KEEPS }, [I_CALL_NEAR] = { TK_CALL, 0, 0, KEEPS },
 	[I_LOOP] = { TK_LOOP, 0, 0, KEEPS }, [I_JCXZ] = { TK_JCXZ, 0, 0, KEEPS },
 	[I_JMP_IND] = { TK_JMP_IND, 0, 0, KEEPS }, [I_CALL_IND] = { TK_CALL_IND, 0, 0, KEEPS }, [I_RET_NEAR] = { TK_RET, 0, 0, KEEPS },
@@ -95,6 +100,12 @@ static bool names_sp(const struct insn *in, const struct insn_row *row)
 	return (has_operand(row, OE_REG) && in->reg == RSP) || (has_operand(row, OE_RM) && !in->has_mem && in->rm == RSP);
 }
 
+/* The bit's address depends on the bit. */
+static bool is_bit_string(const struct insn *in, const struct insn_row *row)
+{
+	return (in->op == I_BT || in->op == I_BTS || in->op == I_BTR || in->op == I_BTC) && in->has_mem && has_operand(row, OE_REG);
+}
+
 /* Forms of allowed operations that are left to the handler all the same. */
 static bool is_awkward(const struct insn *in, const struct insn_row *row)
 {
@@ -105,10 +116,11 @@ static bool is_awkward(const struct insn *in, const struct insn_row *row)
 		if (in->has_mem || names_sp(in, row))
 			return true;
 	}
-	/* The bit's address depends on the bit. */
-	if ((in->op == I_BT || in->op == I_BTS || in->op == I_BTR || in->op == I_BTC) && in->has_mem && has_operand(row, OE_REG))
+	if (is_bit_string(in, row) && (in->opsize == 2 || in->adsize != 8))
 		return true;
-	if ((in->op == I_PUSH || in->op == I_POP || in->op == I_LEAVE) && in->opsize != 8)
+	if ((in->op == I_MOVS || in->op == I_STOS) && (in->rep == REP_NONE || in->adsize != 8 || in->seg == SEG_FS || in->seg == SEG_GS))
+		return true;
+	if ((in->op == I_PUSH || in->op == I_PUSHF || in->op == I_POP || in->op == I_LEAVE) && in->opsize != 8)
 		return true;
 	if (in->op == I_POP && in->has_mem)
 		return true;
@@ -157,6 +169,26 @@ static void vector(struct tr_insn *t)
 	t->kill = t->touch ? TF_ALL : 0;
 }
 
+/* Those whose handler does more than execute them: control instructions that touch what the engine keeps, environments. */
+static bool is_x87_whole(const struct insn *in, const struct insn_row *row)
+{
+	static const uint16_t others[] = { I_FNINIT, I_FNCLEX, I_WAIT, I_FNENI, I_FNDISI, I_FNSETPM };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(others); i++)
+		if (in->op == others[i])
+			return false;
+	return row->cls == IC_FPU && (row->map & 0x1f) == 4 && row->mem != M_MULTI && in->adsize == 8 &&
+	       (!in->has_mem || (in->memsize && in->memsize <= 10 && in->seg != SEG_FS && in->seg != SEG_GS));
+}
+
+static void x87(struct tr_insn *t)
+{
+	t->kind = TK_X87;
+	t->need = t->row->attr & IA_FLAGS_R ? TF_ALL : 0;
+	t->touch = t->row->attr & IA_FLAGS_W;
+	t->kill = t->touch ? TF_C | TF_P | TF_Z : 0;
+}
+
 bool tr_classify(const struct cpu_block *b, unsigned k, const bool *features, struct tr_insn *t)
 {
 	const struct cpu_op *o = &b->op[k];
@@ -174,6 +206,10 @@ bool tr_classify(const struct cpu_block *b, unsigned k, const bool *features, st
 	t->need = f->need;
 	t->kill = f->kill;
 	t->touch = f->touch;
+	if (t->kind == TK_ONE && is_x87_whole(&t->in, t->row)) {
+		x87(t);
+		return true;
+	}
 	if (t->kind == TK_ONE && t->row->cls == IC_HOST) {
 		vector(t);
 		return true;
@@ -188,6 +224,8 @@ bool tr_classify(const struct cpu_block *b, unsigned k, const bool *features, st
 	}
 	if (t->kind == TK_PUSH && t->in.has_mem)
 		t->kind = TK_PUSH_MEM;
+	if (is_bit_string(&t->in, t->row))
+		t->kind = TK_BITS;
 	if (t->need == COND)
 		t->need = cond_reads[t->in.bytes[t->in.opc_off] >> 1 & 7];
 	if (t->kill == KEEP)

@@ -19,6 +19,8 @@ enum tr_kind {
 	TK_NOTHING,	/* a hint */
 	TK_PLAIN,	/* the same instruction on host registers and host addresses */
 	TK_LEA, TK_PUSH, TK_PUSH_MEM, TK_POP, TK_LEAVE,
+	TK_SYSTEM, TK_STRING, TK_X87,
+	TK_BITS,	/* BT and the like whose register operand selects the word */
 	TK_JCC, TK_JMP, TK_CALL, TK_LOOP, TK_JCXZ, TK_JMP_IND, TK_CALL_IND, TK_RET,
 };
 

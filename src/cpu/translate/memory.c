@@ -8,7 +8,7 @@
 
 static size_t tlb_offset(const struct tr_compiler *x, bool write)
 {
-	size_t tlb = offsetof(struct vcpu, acc.tlb) + sizeof(struct acc_tlb) * x->u->mode;
+	size_t tlb = offsetof(struct vcpu, acc.tlb) + sizeof(struct acc_tlb) * x->mode;
 
 	return tlb + (write ? offsetof(struct acc_tlb, w) : offsetof(struct acc_tlb, r));
 }

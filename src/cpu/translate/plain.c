@@ -206,6 +206,53 @@ void tr_plain(struct tr_compiler *x, const struct tr_insn *t)
 	tr_flags_done(x, t);
 }
 
+/* The byte register of a guest register; with a REX prefix, which is there for the destination. */
+static struct tr_rm low_byte_of(unsigned guest)
+{
+	return tr_home[guest] == HR_NONE ? gpr_slot(guest) : rm_reg(tr_home[guest]);
+}
+
+/* Into r9: the operand's address and 32 bytes for every 256 bits. */
+static void address_of_bits(struct tr_compiler *x, const struct tr_insn *t)
+{
+	struct tr_addr a = tr_address(x, t);
+	struct tr_emit *e = &x->e;
+
+	if (a.is_const)
+		e_mov_i(e, HR_9, a.la);
+	else
+		e_lea(e, true, HR_9, rm_mem(a.base, a.disp));
+	if (t->in.opsize == 8)
+		e_mov(e, HR_11, tr_reg(x, t->in.reg, HR_11));
+	else
+		e_op(e, true, 0x63, HR_11, tr_home[t->in.reg] == HR_NONE ? gpr_slot(t->in.reg) : rm_reg(tr_home[t->in.reg]));
+	e_shift_i(e, true, 7, HR_11, 8);
+	e_shift_i(e, true, 4, HR_11, 5);
+	e_lea(e, true, HR_9, rm_sib(HR_9, HR_11, 0, 0));
+}
+
+/*
+ * Bit @b of the string at the operand's address lies in the 32 bytes at 32 * (b >> 8), where the host's instruction finds it
+ * with the lowest 8 bits of b. So no flag is touched between the probe and the instruction.
+ */
+void tr_bits(struct tr_compiler *x, const struct tr_insn *t)
+{
+	struct tr_enc q = { .reg = HR_11 };
+	struct tr_rm m;
+
+	tr_flags_spill(x, t);
+	x->in_host = false;
+	address_of_bits(x, t);
+	m = tr_probe(x, (struct tr_addr){ .base = HR_9 }, 32, t->row->mem != M_R, HR_11);
+	tr_flags_need(x, t);
+	prefixes(t, &q);
+	q.rm = m;
+	e_op_0f(&x->e, false, 0xb6, HR_11, low_byte_of(t->in.reg));
+	tr_may_fault(x);
+	e_put(&x->e, &q);
+	tr_flags_done(x, t);
+}
+
 /* ---- the stack ---------------------------------------------------------------------------------------------------------------------- */
 
 static struct tr_addr stack(int32_t disp)

@@ -21,7 +21,8 @@
 #define TR_CODE_SIZE	(64u << 20)	/* default; code=MIB of GUESTWARD_ENGINE */
 #define TR_UNIT_ROOM	(48u << 10)	/* no unit is longer */
 #define TR_META_SIZE	(24u << 20)
-#define TR_JUMP_BITS	13
+#define TR_JUMP_BITS	15
+#define NO_STI		BIT64(63)	/* no address of code: not canonical */
 #define TR_MAX_FAULTS	(4 * CPU_BLOCK_MAX)
 
 /* Host registers by number. */
