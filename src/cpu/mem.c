@@ -207,7 +207,7 @@ static bool judge(struct vcpu *c, const struct cpu_op *o, const struct cpu_want 
 			/* Not remembered for writing: a store must be reported, and runs alone if it changes decoded code. */
 			ref->code = true;
 			ref->p = NULL;
-			if (o && !c->alone && acc_store_hits(c->acc.vm, res[k].hva, rq[k].len))
+			if (o && !c->alone && !c->single && acc_store_hits(c->acc.vm, res[k].hva, rq[k].len))
 				return alone(c, o);
 		}
 	}

@@ -335,6 +335,7 @@ enum cpu_exit cpu_run(struct vcpu *c)
 	c->intr_blocked = true;		/* whatever came while we were away is looked at first */
 	c->ext_again = false;
 	acc_set_space(&c->acc, c->ev.in_smm);
+	c->single = false;
 	for (unsigned i = 0; c->exts && i < c->exts->n; i++)
 		if (c->exts->ext[i].ops->enter)
 			c->exts->ext[i].ops->enter(c->exts->ext[i].state, &c->acc);

@@ -17,6 +17,7 @@ struct vcpu;
 struct cpu_block;
 struct cpu_op;
 struct translator;
+struct tr_site;
 
 #define CPU_N_GPR	18	/* 16, GPR_ZERO, GPR_RIP (start of the running block) */
 #define SEG_FLAT	N_SEGS	/* pseudo segment with base 0: 64-bit mode, all but FS and GS */
@@ -203,6 +204,7 @@ struct vcpu {
 	uint64_t seg_base[N_SEGS + 1];	/* what an address computation adds; [SEG_FLAT] is 0 */
 	/* Of translated code: instructions left until poll_at, the same when it was entered, where to go on in the interpreter. */
 	int64_t tr_left, tr_left_was;
+	struct tr_site *tr_often;	/* a probe that misses too often; NULL: none */
 	uint64_t tr_sti_rip;		/* STI was executed just before this address: its shadow is due if the code is left there */
 	uint8_t tr_vec;			/* vector registers in the host's: 0 none, 1 XMM, 2 YMM; always 0 outside translated code */
 	const struct cpu_op *tr_tail;
@@ -213,6 +215,7 @@ struct vcpu {
 	bool stop;			/* the block was left before its end: exception, exit or run-alone */
 	bool alone_wanted;		/* this instruction must be executed by itself (device, substitute, code page) */
 	bool alone;			/* it is being */
+	bool single;			/* one handler runs, and what comes after it is looked up again */
 	uint8_t shadow;			/* CPU_SHADOW_*: interrupts held off for one instruction */
 	bool tr_chains;			/* a handler wanted to go on without the dispatcher, and could not */
 	bool halted;

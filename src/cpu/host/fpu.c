@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "cpu/host/host_private.h"
+#include "cpu/translate/translate.h"
 
 static uint32_t stmxcsr(void)
 {
@@ -107,7 +108,7 @@ static void take_x87(struct vcpu *c, const uint8_t *fx)
 
 	memcpy(a, fx, FX_MXCSR);
 	memcpy(a + FX_ST, fx + FX_ST, 128);
-	if (host_owns_pc(h, (uintptr_t)fx_get64(fx, FX_FIP))) {
+	if (host_owns_pc(h, (uintptr_t)fx_get64(fx, FX_FIP)) || tr_owns_pc(c, (uintptr_t)fx_get64(fx, FX_FIP))) {
 		fx_put64(a, FX_FIP, h->fip);
 		fx_put64(a, FX_FDP, h->fdp);
 		fx_put16(a, FX_FOP, h->fop);

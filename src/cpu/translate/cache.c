@@ -107,11 +107,27 @@ void tr_link_to(struct translator *k, struct tr_link *l, struct tr_unit *to)
 	if (l->to || from->dead || to->dead)
 		return;
 	if (!((from->rip ^ to->rip) >> GW_PAGE_SHIFT) && from->page == to->page)
-		entry = to->rip > from->rip ? to->body : to->checked;
+		entry = to->body;
 	e_patch(&e, l->at, entry);
 	l->to = to;
 	l->next = to->in;
 	to->in = l;
+	host_serialize();
+}
+
+/* From now on the place that missed too often computes the index each time. */
+void tr_site_patch(struct vcpu *c)
+{
+	struct translator *k = c->translator;
+	struct tr_site *s = c->tr_often;
+	struct tr_emit e = { .start = k->rw };
+
+	c->tr_often = NULL;
+	if (!s || !s->at)
+		return;
+	e.p = k->rw + s->at;
+	e_jmp_to(&e, s->full);
+	s->at = 0;
 	host_serialize();
 }
 
@@ -199,6 +215,8 @@ void tr_flush(struct vcpu *c)
 	jumps_reset(k);
 	memset(k->page, 0, sizeof(k->page));
 	k->n_units = 0;
+	k->n_sites = 0;
+	c->tr_often = NULL;
 	k->n_pages = 0;
 	k->meta_used = 0;
 	k->used = k->first;
@@ -260,7 +278,8 @@ static bool take_options(struct translator *k, const char *s)
 /* The jump caches, the epochs of pages, then the code: one after the other in the address space, so that code reaches them by displacement. */
 static int map_code(struct translator *k)
 {
-	size_t jumps = ACC_N_MODES * sizeof(struct tr_jump) << TR_JUMP_BITS, near = jumps + TR_MAX_PAGES * sizeof(*k->epochs);
+	size_t jumps = ACC_N_MODES * sizeof(struct tr_jump) << TR_JUMP_BITS, epochs = TR_MAX_PAGES * sizeof(*k->epochs);
+	size_t near = jumps + epochs + TR_MAX_SITES * sizeof(*k->site);
 	uint8_t *base = mmap(NULL, near + k->size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	int fd, err = -ENOMEM;
 
@@ -284,6 +303,7 @@ static int map_code(struct translator *k)
 	for (unsigned m = 0; m < ACC_N_MODES; m++)
 		k->jump[m] = (struct tr_jump *)base + ((size_t)m << TR_JUMP_BITS);
 	k->epochs = (uint64_t *)(base + jumps);
+	k->site = (struct tr_site *)(base + jumps + epochs);
 	err = 0;
 out:
 	close(fd);

@@ -20,6 +20,11 @@ static bool may_stay(const struct vcpu *c)
 	return likely(!atomic_load_explicit(&c->acc.attention, memory_order_relaxed) && c->stats.insns < c->poll_at && !c->alone);
 }
 
+static bool is_current(const struct cpu_block *b)
+{
+	return b->gen == atomic_load_explicit(&b->code->gen, memory_order_acquire);
+}
+
 /* ---- one instruction ------------------------------------------------------------------------------------------------------------ */
 
 static void one_done(struct vcpu *c, const struct cpu_op *o)
@@ -46,7 +51,9 @@ static bool run_one(struct vcpu *c, const struct tr_unit *t, unsigned n)
 		c->stats.tr_forms++;
 		c->stats.tr_form_ones++;
 	}
+	c->single = true;
 	handler_of(t->b, n)(c, k->pair);
+	c->single = false;
 	return k->done;
 }
 
@@ -68,8 +75,8 @@ bool tr_one(struct vcpu *c, uint32_t id)
 	 * be a serializing one, after which code that another CPU has written is executed, and links forward look at nothing.
 	 */
 	if (likely(c->acc.mode == mode && c->acc.jump_gen == jump_gen && k->flushes == flushes && c->block_key == t->b->key &&
-		   c->verify_epoch == *t->page->epoch && c->exit == CPU_RUNNING &&
-		   t->b->gen == atomic_load_explicit(&t->b->code->gen, memory_order_acquire)))
+		   c->verify_epoch == *t->page->epoch && c->exit == CPU_RUNNING && is_current(t->b) &&
+		   !atomic_load_explicit(&c->acc.attention, memory_order_relaxed)))
 		return true;
 	c->rip = next;
 	return false;
@@ -255,6 +262,8 @@ uint64_t tr_stale(struct vcpu *c, uint32_t id)
 
 	c->stats.tr_stale++;
 	c->rip = t->rip;
+	if (unlikely(c->tr_often))
+		tr_site_patch(c);
 	if (t->b->gen != atomic_load_explicit(&t->b->code->gen, memory_order_relaxed))
 		tr_kill(k, t);
 	if (t->dead && j->host == tr_rx(k, t->mapped))

@@ -18,10 +18,16 @@ const uint8_t tr_home[16] = {
 
 /* ---- flags --------------------------------------------------------------------------------------------------------------------- */
 
-void tr_flags_save(struct tr_compiler *x)
+void tr_flags_save(struct tr_compiler *x, uint8_t wanted)
 {
 	static const uint8_t lahf_seto_al[] = { 0x9f, 0x0f, 0x90, 0xc0 };
+	struct tr_rm ah = rm_gs(offsetof(struct vcpu, cc) + 1);
 
+	if (!(wanted & ~TF_C)) {	/* SETC: the other flags are dead */
+		e_op_0f(&x->e, false, 0x92, 0, ah);
+		x->in_mem = true;
+		return;
+	}
 	e_mov(&x->e, HR_11, HR_AX);
 	memcpy(x->e.p, lahf_seto_al, sizeof(lahf_seto_al));
 	x->e.p += sizeof(lahf_seto_al);
@@ -30,10 +36,17 @@ void tr_flags_save(struct tr_compiler *x)
 	x->in_mem = true;
 }
 
-void tr_flags_load(struct tr_compiler *x)
+void tr_flags_load(struct tr_compiler *x, uint8_t wanted)
 {
 	static const uint8_t add_al_127_sahf[] = { 0x04, 0x7f, 0x9e };
+	struct tr_rm ah = rm_gs(offsetof(struct vcpu, cc) + 1);
 
+	if (!(wanted & ~TF_C)) {
+		e_op_0f(&x->e, false, 0xb6, HR_11, ah);
+		e_shift_i(&x->e, false, 5, HR_11, 1);
+		x->in_host = true;
+		return;
+	}
 	e_mov(&x->e, HR_11, HR_AX);
 	e_op_0f(&x->e, false, 0xb7, HR_AX, RM_VCPU(cc));
 	memcpy(x->e.p, add_al_127_sahf, sizeof(add_al_127_sahf));
@@ -45,7 +58,7 @@ void tr_flags_load(struct tr_compiler *x)
 void tr_flags_spill(struct tr_compiler *x, const struct tr_insn *t)
 {
 	if (tr_live_before(t) && !x->in_mem)
-		tr_flags_save(x);
+		tr_flags_save(x, tr_live_before(t));
 }
 
 void tr_flags_need(struct tr_compiler *x, const struct tr_insn *t)
@@ -53,7 +66,7 @@ void tr_flags_need(struct tr_compiler *x, const struct tr_insn *t)
 	uint8_t need = t->need | (t->touch ? t->live & (uint8_t)~t->kill : 0);
 
 	if (need && !x->in_host)
-		tr_flags_load(x);
+		tr_flags_load(x, tr_live_before(t));
 }
 
 void tr_flags_done(struct tr_compiler *x, const struct tr_insn *t)
@@ -82,7 +95,7 @@ static void slow_end(struct tr_compiler *x, const struct tr_insn *t)
 {
 	struct tr_slow *s = x->now;
 
-	if (!s->n && !s->n_faults && !s->load) {
+	if (!s->n && !s->n_faults && !s->n_sites && !s->load) {
 		x->n_slow--;
 		return;
 	}
@@ -126,7 +139,7 @@ static void emit_slow(struct tr_compiler *x, const struct tr_slow *s)
 	for (unsigned i = 0; i < s->n_faults; i++)
 		x->u->fault[x->u->n_faults++] = (struct tr_fault_at){ s->fault_at[i], here };
 	if (s->save)
-		tr_flags_save(x);
+		tr_flags_save(x, TF_ALL);
 	e_mov_i(&x->e, HR_9, TR_ID(x->u->index, s->k));
 	if (s->is_bail) {
 		e_jmp_to(&x->e, x->k->at.bail);
@@ -147,7 +160,7 @@ static void emit_slow(struct tr_compiler *x, const struct tr_slow *s)
 		e_patch_here(&x->e, loaded);
 	}
 	if (s->reload)
-		tr_flags_load(x);
+		tr_flags_load(x, TF_ALL);
 	e_jmp_to(&x->e, s->resume);
 	if (!s->load)
 		return;
@@ -248,7 +261,7 @@ static void stub(struct tr_compiler *x, const uint32_t *at, unsigned n, unsigned
 	e_jmp_to(&x->e, routine);
 }
 
-struct entry_jumps { uint32_t moved[3], stale[3]; };
+struct entry_jumps { uint32_t moved[3], stale[2]; };
 
 static void emit_entries(struct tr_compiler *x, struct entry_jumps *j)
 {
@@ -271,16 +284,13 @@ static void emit_entries(struct tr_compiler *x, struct entry_jumps *j)
 	e_load_near(e, HR_9, x->k, x->u->page->epoch);
 	e_op(e, true, 0x39, HR_9, RM_VCPU(verify_epoch));
 	j->moved[2] = e_jcc(e, CC_NE);
-	x->u->checked = e_here(e);
-	e_alu_i(e, false, 7, RM_VCPU(acc.attention), 0);
-	j->stale[0] = e_jcc(e, CC_NE);
 	e_mov_i(e, HR_9, (uint64_t)(uintptr_t)x->b->code);
 	e_put(e, &(struct tr_enc){ .opcode = 0x81, .reg = 7, .rm = rm_mem(HR_9, offsetof(struct mem_code, gen)), .n_imm = 4,
 				   .imm = { (uint8_t)x->b->gen, (uint8_t)(x->b->gen >> 8), (uint8_t)(x->b->gen >> 16), (uint8_t)(x->b->gen >> 24) } });
-	j->stale[1] = e_jcc(e, CC_NE);
+	j->stale[0] = e_jcc(e, CC_NE);
 	x->u->body = e_here(e);
 	e_alu_i(e, true, 5, RM_VCPU(tr_left), x->b->n);
-	j->stale[2] = e_jcc(e, CC_S);
+	j->stale[1] = e_jcc(e, CC_S);
 }
 
 /* ---- liveness ------------------------------------------------------------------------------------------------------------------------ */
@@ -360,10 +370,11 @@ static void emit(struct tr_compiler *x)
 	if (x->insn[x->n - 1].kind < TK_JCC && x->insn[x->n - 1].kind != TK_BAIL)
 		tr_edge_to(x, 1);
 	u->at[x->n] = (uint16_t)(e_here(&x->e) - u->mapped);
+	tr_sites_out_of_line(x);
 	for (unsigned i = 0; i < x->n_slow; i++)
 		emit_slow(x, &x->slow[i]);
 	stub(x, j.moved, 3, 0, x->k->at.entry);
-	stub(x, j.stale, 3, 0, x->k->at.stale);
+	stub(x, j.stale, 2, 0, x->k->at.stale);
 	for (unsigned i = 0; i < 2; i++)
 		if (u->link[i].from) {
 			u->link[i].stub = e_here(&x->e);
@@ -417,6 +428,7 @@ struct tr_unit *tr_compile(struct vcpu *c, struct cpu_block *b, uint64_t rip)
 	x->rip = rip;
 	x->mode = c->acc.mode;
 	x->n_slow = 0;
+	x->n_sites = 0;
 	x->e.start = k->rw;
 	x->e.p = k->rw + k->used;
 	u->b = b;

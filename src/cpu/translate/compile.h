@@ -13,7 +13,7 @@
  * host faults are sent there. At every such place the instruction has changed nothing.
  */
 struct tr_slow {
-	uint8_t k, n, n_faults;
+	uint8_t k, n, n_faults, n_sites;
 	bool is_bail;			/* to the interpreter, which goes on from there */
 	uint8_t moved;			/* after a fault: pointers of a string instruction to be taken back, 1 RDI, 2 RSI, too */
 	bool is_transfer;		/* the handler sets RIP: do not come back */
@@ -24,6 +24,19 @@ struct tr_slow {
 	uint8_t vec;			/* vector registers that are live when it comes back */
 	uint8_t load;			/* these must be made live here, */
 	uint32_t load_at, load_resume;	/* from this jump, going on there */
+};
+
+#define MAX_UNIT_SITES	(3 * CPU_BLOCK_MAX)
+
+/* A probe by prediction: what its way out of line needs. */
+struct tr_site_code {
+	struct tr_slow *slow;
+	struct tr_site *site;
+	uint32_t miss, back;		/* its jump, and where a hit goes on */
+	uint8_t base;
+	int32_t disp;
+	unsigned size;
+	size_t tlb;
 };
 
 struct tr_compiler {
@@ -42,6 +55,8 @@ struct tr_compiler {
 	bool x87;			/* and the x87's */
 	struct tr_slow slow[CPU_BLOCK_MAX], *now;
 	unsigned n_slow;
+	struct tr_site_code site[MAX_UNIT_SITES];
+	unsigned n_sites;
 	uint8_t edge_live[2];
 };
 
@@ -49,8 +64,9 @@ struct tr_compiler {
 struct tr_addr { bool is_const; uint8_t base; uint64_t la; int32_t disp; };
 
 /* compile.c */
-void tr_flags_save(struct tr_compiler *x);
-void tr_flags_load(struct tr_compiler *x);
+/* @wanted: no other flag is read before it is set. */
+void tr_flags_save(struct tr_compiler *x, uint8_t wanted);
+void tr_flags_load(struct tr_compiler *x, uint8_t wanted);
 /* Before something that destroys RFLAGS at instruction @t: keep what is still wanted. */
 void tr_flags_spill(struct tr_compiler *x, const struct tr_insn *t);
 /* Before the guest's own instruction: RFLAGS hold what it reads. */
@@ -69,6 +85,7 @@ unsigned tr_reg(struct tr_compiler *x, unsigned guest, unsigned scratch);
 /* memory.c: r9 and r10 may be used for the address; r11 only by the probe itself. RFLAGS are destroyed by the probe. */
 struct tr_addr tr_address(struct tr_compiler *x, const struct tr_insn *t);
 void tr_lea(struct tr_compiler *x, const struct tr_insn *t);
+void tr_sites_out_of_line(struct tr_compiler *x);
 struct tr_rm tr_probe(struct tr_compiler *x, struct tr_addr a, unsigned size, bool write, unsigned tmp);
 
 /* plain.c */

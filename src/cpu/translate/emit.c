@@ -169,6 +169,14 @@ static void near(struct tr_emit *e, unsigned opcode, unsigned reg, const struct 
 	e4(e, (uint32_t)((uint64_t)(uintptr_t)p - (tr_rx(k, e_here(e)) + 4)));
 }
 
+void e_near32(struct tr_emit *e, unsigned opcode, unsigned reg, const struct translator *k, const void *p)
+{
+	e1(e, 0x40 | (reg & 8 ? 4 : 0));
+	e1(e, opcode);
+	e1(e, 5 | (reg & 7) << 3);
+	e4(e, (uint32_t)((uint64_t)(uintptr_t)p - (tr_rx(k, e_here(e)) + 4)));
+}
+
 void e_load_near(struct tr_emit *e, unsigned reg, const struct translator *k, const void *p)
 {
 	near(e, 0x8b, reg, k, p);

@@ -67,6 +67,8 @@ void e_shift_i(struct tr_emit *e, bool w, unsigned n, unsigned reg, unsigned cou
 
 /* MOV and LEA of what lies near the code; the address is that of the executable mapping. */
 void e_load_near(struct tr_emit *e, unsigned reg, const struct translator *k, const void *p);
+/* The same for 32-bit values, MOV either way (8B, 89). */
+void e_near32(struct tr_emit *e, unsigned opcode, unsigned reg, const struct translator *k, const void *p);
 void e_lea_near(struct tr_emit *e, unsigned reg, const struct translator *k, const void *p);
 
 static inline void e_load(struct tr_emit *e, unsigned reg, struct tr_rm rm) { e_op(e, true, 0x8b, reg, rm); }

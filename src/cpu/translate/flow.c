@@ -40,7 +40,7 @@ void tr_edge_to(struct tr_compiler *x, unsigned i)
 	struct tr_link *l = &x->u->link[i];
 
 	if (x->edge_live[i] && !x->in_mem)
-		tr_flags_save(x);
+		tr_flags_save(x, x->edge_live[i]);
 	l->rip = tr_edge_rip(x, i);
 	l->from = x->u;
 	l->at = e_jmp(&x->e);

@@ -170,6 +170,34 @@ static uint32_t emit_save_vec(struct tr_emit *e)
 	return start;
 }
 
+/* ---- predictions ---------------------------------------------------------------------------------------------------------------- */
+
+/* Called with r11 at the struct tr_site of a probe that guessed wrong: is that often? Uses r10. */
+static uint32_t emit_miss(struct tr_emit *e)
+{
+	struct tr_rm left = rm_mem(HR_11, offsetof(struct tr_site, left)), score = rm_mem(HR_11, offsetof(struct tr_site, score));
+	struct tr_enc again = { .opcode = 0xc7, .rm = score, .n_imm = 4, .imm = { TR_SITE_SCORE } };
+	uint32_t start = e_here(e), seldom, out[3];
+
+	e_op(e, false, 0x8b, HR_10, left);
+	e_op(e, false, 0x2b, HR_10, RM_VCPU(tr_left));
+	out[0] = e_jcc(e, CC_S);	/* counted anew meanwhile */
+	e_alu_i(e, false, 7, rm_reg(HR_10), TR_SITE_QUICK);
+	seldom = e_jcc(e, CC_A);
+	e_op(e, false, 0xff, 1, score);
+	out[1] = e_jcc(e, CC_G);
+	e_store(e, RM_VCPU(tr_often), HR_11);
+	out[2] = e_jmp(e);
+	e_patch_here(e, seldom);
+	e_put(e, &again);
+	for (unsigned i = 0; i < 3; i++)
+		e_patch_here(e, out[i]);
+	e_op(e, false, 0x8b, HR_10, RM_VCPU(tr_left));
+	e_op(e, false, 0x89, HR_10, left);
+	e1(e, 0xc3);
+	return start;
+}
+
 /* ---- calls ----------------------------------------------------------------------------------------------------------------------- */
 
 static void call_c(struct tr_emit *e, struct vcpu *c, uint64_t fn)
@@ -232,6 +260,7 @@ void tr_emit_routines(struct vcpu *c, struct translator *k)
 	k->at.save_vec = emit_save_vec(&e);
 	k->at.load_vec[1] = emit_load_vec(&e, c, 1);
 	k->at.load_vec[2] = host_has_avx() ? emit_load_vec(&e, c, 2) : k->at.load_vec[1];
+	k->at.miss = emit_miss(&e);
 	k->at.one = e_here(&e);
 	emit_one(&e, c, k, leave);
 	k->at.edge = emit_ask(&e, c, k, tr_edge, leave);

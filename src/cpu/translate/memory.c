@@ -108,6 +108,65 @@ static struct tr_rm probe_constant(struct tr_compiler *x, uint64_t la, unsigned 
 	return is_near ? rm_mem(HR_10, (int32_t)la) : rm_sib(HR_9, HR_10, 0, (int32_t)(la - page));
 }
 
+/* Offset of the entry for base + disp into r10. */
+static void index_of(struct tr_emit *e, unsigned base, int32_t disp)
+{
+	if (disp)
+		e_lea(e, false, HR_10, rm_mem(base, disp));
+	else
+		e_op(e, false, 0x8b, HR_10, rm_reg(base));
+	e_shift_i(e, false, 5, HR_10, INDEX_SHIFT);
+	e_alu_i(e, false, 4, rm_reg(HR_10), INDEX_MASK);
+}
+
+/* The offset of the first byte in the page of the entry at r10: "above" is another page, or not room for all bytes. */
+static void compare(struct tr_emit *e, size_t tlb, unsigned base, int32_t disp, unsigned size, unsigned tmp)
+{
+	if (disp)
+		e_lea(e, true, tmp, rm_mem(base, disp));
+	else
+		e_mov(e, tmp, base);
+	e_op(e, true, 0x33, tmp, rm_gs_at(tlb + offsetof(struct acc_tlb_entry, tag), HR_10));
+	e_alu_i(e, true, 7, rm_reg(tmp), (int32_t)(GW_PAGE_SIZE - size));
+}
+
+/* Against the entry that this place hit last; a wrong guess cannot hit, whatever slot it is. */
+static struct tr_rm predicted(struct tr_compiler *x, struct tr_addr a, unsigned size, size_t tlb)
+{
+	struct tr_site_code *p = &x->site[x->n_sites++];
+	struct tr_site *s = &x->k->site[x->k->n_sites++];
+	struct tr_emit *e = &x->e;
+
+	*s = (struct tr_site){ .score = TR_SITE_SCORE, .at = e_here(e) };
+	*p = (struct tr_site_code){ .slow = x->now, .site = s, .base = a.base, .disp = a.disp, .size = size, .tlb = tlb };
+	x->now->n_sites++;
+	e_near32(e, 0x8b, HR_10, x->k, &s->index);
+	compare(e, tlb, a.base, a.disp, size, HR_11);
+	p->miss = e_jcc(e, CC_A);
+	p->back = e_here(e);
+	e_load(e, HR_10, rm_gs_at(tlb + offsetof(struct acc_tlb_entry, addend), HR_10));
+	return rm_sib(a.base, HR_10, 0, a.disp);
+}
+
+void tr_sites_out_of_line(struct tr_compiler *x)
+{
+	struct tr_emit *e = &x->e;
+
+	for (unsigned i = 0; i < x->n_sites; i++) {
+		struct tr_site_code *p = &x->site[i];
+
+		e_patch_here(e, p->miss);
+		e_lea_near(e, HR_11, x->k, p->site);
+		e_call_to(e, x->k->at.miss);
+		p->site->full = e_here(e);
+		index_of(e, p->base, p->disp);
+		e_near32(e, 0x89, HR_10, x->k, &p->site->index);
+		compare(e, p->tlb, p->base, p->disp, p->size, HR_11);
+		e_patch(e, e_jcc(e, CC_BE), p->back);
+		p->slow->at[p->slow->n++] = e_jmp(e);
+	}
+}
+
 struct tr_rm tr_probe(struct tr_compiler *x, struct tr_addr a, unsigned size, bool write, unsigned tmp)
 {
 	size_t tlb = tlb_offset(x, write);
@@ -124,18 +183,10 @@ struct tr_rm tr_probe(struct tr_compiler *x, struct tr_addr a, unsigned size, bo
 		e_lea(e, true, HR_9, rm_mem(a.base, a.disp));
 		a = in_register(HR_9, 0);
 	}
-	if (a.disp)
-		e_lea(e, false, HR_10, rm_mem(a.base, a.disp));
-	else
-		e_op(e, false, 0x8b, HR_10, rm_reg(a.base));
-	e_shift_i(e, false, 5, HR_10, INDEX_SHIFT);
-	e_alu_i(e, false, 4, rm_reg(HR_10), INDEX_MASK);
-	if (a.disp + (int32_t)size == 1)
-		e_mov(e, tmp, a.base);
-	else
-		e_lea(e, true, tmp, rm_mem(a.base, a.disp + (int32_t)size - 1));
-	e_op(e, true, 0x33, tmp, rm_gs_at(tlb + offsetof(struct acc_tlb_entry, tag), HR_10));
-	e_alu_i(e, true, 7, rm_reg(tmp), GW_PAGE_MASK);
+	if (tmp == HR_11 && x->k->n_sites < TR_MAX_SITES && x->n_sites < MAX_UNIT_SITES)
+		return predicted(x, a, size, tlb);
+	index_of(e, a.base, a.disp);
+	compare(e, tlb, a.base, a.disp, size, tmp);
 	tr_slow_if(x, CC_A);
 	e_load(e, HR_10, rm_gs_at(tlb + offsetof(struct acc_tlb_entry, addend), HR_10));
 	return rm_sib(a.base, HR_10, 0, a.disp);

@@ -7,11 +7,11 @@
  * arithmetic flags are in RFLAGS, in c->cc, or dead; the host's stack is as the entry left it. At the borders of units flags
  * are in c->cc or dead. r9, r10 and r11 are scratch.
  *
- * Three entries. `mapped` checks that the page of the unit is still the one fetched at its address and was compared since the
- * client last may have written; `checked` that nobody
- * wants the vCPU and that the page's code has not changed; `body` nothing. Links forward within a page go to the body: page and
- * code were checked when the page was entered, and nothing can change in between but by code that leaves. So every cycle of links
- * contains a `checked` entry.
+ * Two entries. `mapped` checks that the page of the unit is still the one fetched at its address, was compared since the client
+ * last may have written, and that its code has not changed; `body` nothing: links within a page go there. Both count the unit's
+ * instructions, and leave when the budget is used up: at most CPU_POLL_INSNS instructions (some microseconds) after somebody wanted
+ * the vCPU or another one changed the code. What the vCPU itself changes in the page it executes is seen at once: such a store
+ * goes through C (tr_one), which looks. Handlers called from units look for attention, too.
  */
 #ifndef GW_CPU_TRANSLATE_PRIVATE_H
 #define GW_CPU_TRANSLATE_PRIVATE_H
@@ -51,7 +51,7 @@ struct tr_unit {
 	bool dead;
 	uint8_t n_faults, n_links;
 	uint32_t index;
-	uint32_t mapped, checked, body, end;	/* offsets of code */
+	uint32_t mapped, body, end;	/* offsets of code */
 	uint32_t by_handler;	/* a bit for each instruction whose form is not translated */
 	uint16_t *at;		/* for dumps: where each instruction's code begins, from @mapped; then what is out of line */
 	struct tr_unit *of_block, *of_page;	/* next in the lists of the block and of the page */
@@ -76,11 +76,26 @@ struct tr_page {
 
 struct tr_jump { uint64_t rip, host; };
 
+/*
+ * One place that probes the TLB: which entry it hit last. It looks there first, so that the addend does not wait for the address.
+ * A place that misses often and quickly is patched to compute the index each time.
+ */
+struct tr_site {
+	uint32_t index;		/* offset of the entry in its array */
+	int32_t left;		/* tr_left at the last miss */
+	int32_t score;		/* quick misses until it is patched */
+	uint32_t at, full;	/* of the code: the place, and where the index is computed; 0: patched */
+};
+
+#define TR_MAX_SITES	(1u << 18)
+#define TR_SITE_SCORE	16
+#define TR_SITE_QUICK	512	/* instructions */
+
 #define TR_PAGE_HASH	1024u
 #define TR_MAX_PAGES	8192u
 
 /* What emitted code and C know of each other: offsets of the routines made by glue.c. */
-struct tr_routines { uint32_t enter, one, edge, entry, stale, bail, indirect, load_vec[3], save_vec; };
+struct tr_routines { uint32_t enter, one, edge, entry, stale, bail, indirect, load_vec[3], save_vec, miss; };
 
 struct translator {
 	/* One memory file mapped twice; never writable and executable in one mapping. @jump lies before the code in both. */
@@ -88,6 +103,8 @@ struct translator {
 	uint32_t size, used, first;	/* of code; where units begin */
 	struct tr_routines at;
 	struct tr_jump *jump[ACC_N_MODES];	/* near the code, writable: targets of indirect branches */
+	struct tr_site *site;		/* the same: predictions of probes */
+	uint32_t n_sites;
 	uint8_t *near_base;
 	size_t near_size;
 
@@ -132,6 +149,7 @@ void tr_link_to(struct translator *k, struct tr_link *l, struct tr_unit *to);
 struct tr_page *tr_page_find(struct translator *k, const struct cpu_block *b);
 struct tr_page *tr_page_of(struct vcpu *c, const struct cpu_block *b);
 bool tr_page_verify(struct vcpu *c, struct tr_page *p);
+void tr_site_patch(struct vcpu *c);
 static inline struct tr_jump *tr_jump_slot(const struct translator *k, uint8_t mode, uint64_t rip)
 {
 	return &k->jump[mode][rip & ((1u << TR_JUMP_BITS) - 1)];

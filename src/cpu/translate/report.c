@@ -119,9 +119,9 @@ static void target_name(char *text, size_t size, const struct translator *k, con
 	for (unsigned i = 0; i < 2; i++) {
 		const struct tr_unit *u = t->link[i].to;
 
-		if (u && (to == u->mapped || to == u->checked || to == u->body))
+		if (u && (to == u->mapped || to == u->body))
 			snprintf(text, size, "  ; unit of %llx, %s", (unsigned long long)u->rip,
-				 to == u->mapped ? "mapped" : to == u->checked ? "checked" : "body");
+				 to == u->mapped ? "mapped" : "body");
 	}
 }
 
@@ -167,11 +167,9 @@ static void unit(const struct out *o, const struct translator *k, const struct t
 
 	say(o, "block: unit %u of %llx, %s, %u instructions, %u bytes at %06x%s", t->index, (unsigned long long)t->rip,
 	    t->mode < N_OF(modes) ? modes[t->mode] : "?", t->b->n, t->end - t->mapped, t->mapped, t->dead ? ", dead" : "");
-	say(o, "mapped: is the page of this address still the same, and compared since the client last may have written?");
-	host_code(o, k, t, t->mapped, t->checked);
-	say(o, "checked: does nobody want the vCPU, is the page's code as it was?");
-	host_code(o, k, t, t->checked, t->body);
-	say(o, "body: count");
+	say(o, "mapped: is the page of this address still the same, compared since the client last may have written, its code as it was?");
+	host_code(o, k, t, t->mapped, t->body);
+	say(o, "body: count; leave when the budget is used up");
 	host_code(o, k, t, t->body, t->mapped + t->at[0]);
 	for (unsigned n = 0; n < t->b->n; n++) {
 		guest_insn(o, t, n);
