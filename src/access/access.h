@@ -26,7 +26,9 @@ enum acc_mode { ACC_MODE_KERNEL /* SMAP enforced or off */, ACC_MODE_KERNEL_AC /
 
 /*
  * 16 bytes, at constant places, so that translated code can probe them. An entry hits when (gva ^ tag) has no bit above the
- * page offset. Slot i's empty tag is (i ^ SIZE/2) << 12: no address that selects slot i equals it (engine.md 3.4).
+ * page offset. Slot i's empty tag is 1 << 63 | (i ^ SIZE/2) << 12 with addend 0: no address that selects slot i equals it
+ * (engine.md 3.4), and translated code, which may look into another slot than the address selects, hits it with a
+ * non-canonical address only: that faults in the host, too, and so comes to the handler.
  */
 struct acc_tlb_entry {
 	uint64_t tag;		/* page address */

@@ -84,6 +84,15 @@ struct acc_pending {
 	uintptr_t code[PENDING_MAX];	/* host pages that get code: W in the first level */
 };
 
+/* Which first-level entry has W on a host page, so that marking code in it need not look at all of them. */
+#define ACC_WRITABLE	2048u
+struct acc_writable {
+	uint64_t hva;		/* 0: none yet */
+	uint16_t slot;
+	uint8_t mode;
+	bool many;		/* more than one live entry fell on this place */
+};
+
 struct acc_cpu_private {
 	struct acc_cpu *cpu;
 	struct acc_cpu_private *next;	/* under vm->lock */
@@ -109,6 +118,7 @@ struct acc_cpu_private {
 	unsigned last_slot;		/* index into the map: a guess */
 	struct acc_fetch once;
 	uint64_t fetch_cold[ACC_FETCH_SIZE];
+	struct acc_writable writable[ACC_WRITABLE];
 	struct acc_slots fetch_used[2];	/* as in acc_cold */
 	struct acc_cold cold[ACC_N_MODES];
 	struct acc_l2 l2[L2_SETS][L2_WAYS];

@@ -14,7 +14,7 @@
 #define FETCH_EMPTY	(~0ull)
 
 static inline unsigned slot_of(uint64_t gva) { return gva >> GW_PAGE_SHIFT & (ACC_TLB_SIZE - 1); }
-static inline uint64_t empty_tag(unsigned i) { return (uint64_t)(i ^ ACC_TLB_SIZE / 2) << GW_PAGE_SHIFT; }
+static inline uint64_t empty_tag(unsigned i) { return BIT64(63) | (uint64_t)(i ^ ACC_TLB_SIZE / 2) << GW_PAGE_SHIFT; }
 static inline bool is_empty(const struct acc_tlb_entry *e, unsigned i) { return e->tag == empty_tag(i); }
 
 /* ---- the first level ------------------------------------------------------------------------------------------------- */
@@ -57,6 +57,23 @@ static bool is_watched(const struct acc_cpu *cpu, uint64_t page)
 	return false;
 }
 
+static struct acc_writable *writable_at(struct acc_cpu *cpu, uint64_t hva_page)
+{
+	return &cpu->priv->writable[(hva_page >> GW_PAGE_SHIFT) & (ACC_WRITABLE - 1)];
+}
+
+static void note_writable(struct acc_cpu *cpu, enum acc_mode mode, unsigned i, uint64_t hva_page)
+{
+	struct acc_writable *n = writable_at(cpu, hva_page);
+	const struct acc_tlb_entry *old = &cpu->tlb[n->mode].w[n->slot];
+
+	if (n->hva && (n->slot != i || n->mode != mode) && old->tag + old->addend == n->hva)
+		n->many = true;
+	n->hva = hva_page;
+	n->slot = (uint16_t)i;
+	n->mode = (uint8_t)mode;
+}
+
 static void l1_fill(struct acc_cpu *cpu, enum acc_mode mode, uint64_t gva_page, uint64_t hva_page, uint64_t cold, unsigned rights)
 {
 	struct acc_tlb *t = &cpu->tlb[mode];
@@ -71,6 +88,7 @@ static void l1_fill(struct acc_cpu *cpu, enum acc_mode mode, uint64_t gva_page, 
 	if (rights & ACC_W) {
 		t->w[i] = (struct acc_tlb_entry){ gva_page, hva_page - gva_page };
 		c->w[i] = cold;
+		note_writable(cpu, mode, i, hva_page);
 	}
 }
 
@@ -124,6 +142,7 @@ static void l1_clear(struct acc_cpu *cpu)
 			list_clear(&c->used[g]);
 		}
 	}
+	memset(cpu->priv->writable, 0, sizeof(cpu->priv->writable));
 	fetch_clear(cpu, false);
 }
 
@@ -626,17 +645,39 @@ void acc_tlb_drop_frames(struct acc_cpu *cpu, uint64_t first, uint64_t last, uns
 		}
 }
 
+/* The note says which entry it is, or that there is none. False: look at all of them. */
+static bool drop_noted(struct acc_cpu *cpu, uintptr_t hva_page)
+{
+	const struct acc_writable *n = writable_at(cpu, hva_page);
+	struct acc_tlb_entry *e = &cpu->tlb[n->mode].w[n->slot];
+
+	if (n->many)
+		return false;
+	if (n->hva == hva_page && e->tag + e->addend == hva_page)
+		set_empty(e, n->slot);
+	return true;
+}
+
 void acc_tlb_drop_writable(struct acc_cpu *cpu, uintptr_t hva_page)
 {
+	struct acc_writable *n = writable_at(cpu, hva_page);
+
+	if (hva_page && drop_noted(cpu, hva_page))
+		return;
+	/* What is left on this place is noted anew. */
+	*n = (struct acc_writable){ 0 };
 	for (unsigned m = 0; m < ACC_N_MODES; m++) {
 		struct acc_tlb_entry *w = cpu->tlb[m].w;
 		const struct acc_cold *c = &cpu->priv->cold[m];
 
 		for (unsigned j = 0; j < slots_used(c); j++) {
 			unsigned i = used_slot(c, j);
+			uint64_t hva = w[i].tag + w[i].addend;
 
-			if (!hva_page || w[i].tag + w[i].addend == hva_page)
+			if (!hva_page || hva == hva_page)
 				set_empty(&w[i], i);
+			else if (!is_empty(&w[i], i) && writable_at(cpu, hva) == n)
+				note_writable(cpu, (enum acc_mode)m, i, hva);
 		}
 	}
 }

@@ -639,6 +639,13 @@ static void empty_entries_never_hit(void **state)
 				assert_null(acc_probe(w->cpu->tlb[m].r, high, 64));
 				assert_null(acc_probe(w->cpu->tlb[m].r, high, 1));
 			}
+	/* Nor do canonical addresses that select another slot, which translated code may compare. */
+	for (unsigned m = 0; m < ACC_N_MODES; m++)
+		for (unsigned i = 0; i < ACC_TLB_SIZE; i++) {
+			assert_int_equal(w->cpu->tlb[m].r[i].tag >> 47, 1u << 16);
+			assert_int_equal(w->cpu->tlb[m].w[i].tag >> 47, 1u << 16);
+			assert_int_equal(w->cpu->tlb[m].r[i].addend | w->cpu->tlb[m].w[i].addend, 0);
+		}
 	destroy(w);
 }
 

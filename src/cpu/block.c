@@ -50,6 +50,7 @@ void cpu_cache_flush(struct vcpu *c)
 	for (unsigned i = 0; i < CPU_CROSS; i++)
 		k->cross[i].len = 0;
 	k->used = 0;
+	k->last = NULL;
 	k->flushes++;
 }
 
@@ -113,6 +114,21 @@ static void finish(struct cpu_op *o, cpu_fn *fn, unsigned off)
 	o->off = (uint16_t)off;
 }
 
+/*
+ * Code that is rewritten before every use would eat the arena: the room of the block built last is taken again for the block of
+ * the same place. What still points there finds a valid block of that place, or is told by flushes.
+ */
+static void reuse_last(struct cpu_cache *k, const struct mem_code *code, const uint8_t *hva, uint32_t key)
+{
+	const struct cpu_block *b = k->last;
+
+	if (!b || !k->last_is_dead || b->code != code || b->hva != hva || b->key != key)
+		return;
+	k->used = k->last_start;
+	k->last = NULL;
+	k->flushes++;
+}
+
 /* NULL: the first instruction crosses the page; or @is_gone: the page was taken away while we waited to mark it. */
 static struct cpu_block *build(struct vcpu *c, const struct acc_fetch *page, unsigned start, bool *is_gone)
 {
@@ -121,6 +137,7 @@ static struct cpu_block *build(struct vcpu *c, const struct acc_fetch *page, uns
 	struct mem_code *code_of = page->code;
 	uint8_t *hva = page->hva + start;
 	struct cpu_block *b;
+	size_t last_start;
 	bool end = false;
 	struct insn *in;
 	uint32_t gen;
@@ -128,6 +145,8 @@ static struct cpu_block *build(struct vcpu *c, const struct acc_fetch *page, uns
 
 	if (k->used + BLOCK_ROOM > ARENA_SIZE)
 		cpu_cache_flush(c);
+	reuse_last(k, page->code, page->hva + start, c->block_key);
+	last_start = k->used;
 	/* Generation, then marks, then bytes: a store that comes after the mark changes the generation taken here. */
 	gen = atomic_load_explicit(&page->code->gen, memory_order_acquire);
 	in = (struct insn *)(k->arena + k->used);
@@ -182,6 +201,9 @@ static struct cpu_block *build(struct vcpu *c, const struct acc_fetch *page, uns
 	memcpy(b->bytes, bytes, b->n_bytes);
 	b->key = c->block_key;
 	b->epoch = c->verify_epoch;
+	k->last = b;
+	k->last_start = last_start;
+	k->last_is_dead = false;
 	tr_adopt(c, b);
 	c->stats.blocks_decoded++;
 	return b;
@@ -218,6 +240,8 @@ struct cpu_block *cpu_block_peek(struct vcpu *c, const struct mem_code *code, co
 			if (is_current(b) && (b->epoch == c->verify_epoch || verify(c, b)))
 				return b;
 			*link = b->next;	/* dead; its room comes back with the arena */
+			if (b == c->cache->last && !b->units && !is_current(b))
+				c->cache->last_is_dead = true;
 			continue;
 		}
 		link = &b->next;

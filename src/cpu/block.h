@@ -56,6 +56,10 @@ struct cpu_cache {
 	struct cpu_block *hash[1u << CPU_HASH_BITS];
 	uint8_t *arena;
 	size_t used;
+	/* The block built last, where its room begins, and whether it was found outdated: then its room is used again. */
+	struct cpu_block *last;
+	size_t last_start;
+	bool last_is_dead;
 	uint64_t flushes;	/* how often everything was dropped: pointers into the arena from before are dead */
 	/* A fetch that was allowed once and must not be remembered (tag ~0): good for the instruction that runs alone next. */
 	struct acc_fetch granted;

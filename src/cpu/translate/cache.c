@@ -194,12 +194,13 @@ bool tr_page_verify(struct vcpu *c, struct tr_page *p)
 
 /* ---- everything ------------------------------------------------------------------------------------------------------------------ */
 
-/* A slot's empty address selects another slot. */
+/* An empty slot says address 0, which selects slot 0: that one says 1. */
 static void jumps_reset(struct translator *k)
 {
-	for (unsigned m = 0; m < ACC_N_MODES; m++)
-		for (unsigned i = 0; i < 1u << TR_JUMP_BITS; i++)
-			k->jump[m][i] = (struct tr_jump){ .rip = i ^ 1 };
+	for (unsigned m = 0; m < ACC_N_MODES; m++) {
+		memset(k->jump[m], 0, sizeof(struct tr_jump) << TR_JUMP_BITS);
+		k->jump[m][0].rip = 1;
+	}
 }
 
 void tr_flush(struct vcpu *c)
@@ -338,7 +339,9 @@ static int prepare(struct vcpu *c, struct translator *k)
 	if (!k->unit || !k->meta || !k->compiler)
 		return -ENOMEM;
 	tr_emit_routines(c, k);
-	jumps_reset(k);
+	/* Fresh memory is zero. */
+	for (unsigned m = 0; m < ACC_N_MODES; m++)
+		k->jump[m][0].rip = 1;
 	return 0;
 }
 

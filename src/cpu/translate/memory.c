@@ -130,7 +130,10 @@ static void compare(struct tr_emit *e, size_t tlb, unsigned base, int32_t disp, 
 	e_alu_i(e, true, 7, rm_reg(tmp), (int32_t)(GW_PAGE_SIZE - size));
 }
 
-/* Against the entry that this place hit last; a wrong guess cannot hit, whatever slot it is. */
+/*
+ * Against the entry that this place hit last. A wrong guess does not hit, whatever slot it is: a page has one slot. For empty slots see
+ * struct acc_tlb_entry.
+ */
 static struct tr_rm predicted(struct tr_compiler *x, struct tr_addr a, unsigned size, size_t tlb)
 {
 	struct tr_site_code *p = &x->site[x->n_sites++];
