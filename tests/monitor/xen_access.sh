@@ -31,7 +31,7 @@ load='i=0; while [ $i -lt 100000 ]; do i=$((i+1)); busybox true; [ $((i % 20)) =
 ticks() { grep -ac '^tick' "$dir/guest"; }
 runs_on() {
 	before=$(ticks)
-	for _ in $(seq 120); do
+	for _ in $(seq 240); do
 		sleep 0.25
 		[ "$(ticks)" -gt "$before" ] && return 0
 	done
@@ -74,13 +74,13 @@ END
 }
 
 : > "$dir/guest"
-if command -v ${QEMU%% *} > /dev/null; then echo 1..20; else echo 1..10; fi
+if command -v "${QEMU%% *}" > /dev/null; then echo 1..20; else echo 1..10; fi
 "$guestward" boot --kernel="$cache/kernel" --modules="$cache/modules" -- sh -c "$load" > "$dir/guest" 2>&1 &
 pid=$!
 runs_on || echo "# the guest has not started"
 modes boot
 leave
-command -v ${QEMU%% *} > /dev/null || exit 0
+command -v "${QEMU%% *}" > /dev/null || exit 0
 
 printf '%s\n' "$load" > "$dir/load.sh"
 "$guestward" boot --kernel="$cache/kernel" --modules="$cache/modules" --file="$dir/load.sh:/load.sh" --save-initrd="$dir/initrd" -- \
@@ -91,6 +91,7 @@ printf '%s\n' "$load" > "$dir/load.sh"
 	-kernel "$cache/kernel" -initrd "$dir/initrd" -append 'console=ttyS0 quiet panic=-1' < /dev/null > "$dir/guest" 2>&1 &
 # The domain is QEMU itself, below guestward run.
 for _ in $(seq 100); do
+	# shellcheck disable=SC2013
 	for p in $(sed -n 's|.* @guestward/\([0-9]*\)$|\1|p' /proc/net/unix | sort -un); do
 		grep -aq "$dir/initrd" "/proc/$p/cmdline" 2> /dev/null && pid=$p
 	done
