@@ -117,6 +117,11 @@ static void execute(greg_t *g)
 	g[REG_RDX] = r[EDX];
 }
 
+int shim_cpuid_signal(void)
+{
+	return way == FAULTING ? SIGSEGV : way == PATCHED ? SIGILL : 0;
+}
+
 /* Prefixes change nothing; a compiler never writes one, and what was not decoded was not executed either. */
 bool shim_cpuid_fault(int sig, const siginfo_t *info, void *ctx)
 {

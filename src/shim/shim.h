@@ -83,6 +83,8 @@ void shim_signal_take(int sig);
 
 /* cpuid.c: from before the program starts. True: the signal was a CPUID, which is done. */
 void shim_cpuid_init(void);
+/* Which signal must never be blocked for that; 0: none. */
+int shim_cpuid_signal(void);
 bool shim_cpuid_fault(int sig, const siginfo_t *info, void *ctx);
 
 /* kvm.c: one line for the log, if there is one. */

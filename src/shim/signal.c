@@ -246,3 +246,33 @@ SHIM_EXPORT int siginterrupt(int sig, int flag)
 	act.sa_flags = flag ? act.sa_flags & ~SA_RESTART : act.sa_flags | SA_RESTART;
 	return sigaction(sig, &act, NULL);
 }
+
+/* ---- masks ----------------------------------------------------------------------------------------------------------------- */
+
+/* Clients that block everything in a thread do not mean the signal by which CPUID is answered; blocked, it would end them. */
+static const sigset_t *without_ours(int how, const sigset_t *set, sigset_t *copy)
+{
+	int sig = shim_cpuid_signal();
+
+	if (!set || how == SIG_UNBLOCK || !sig)
+		return set;
+	*copy = *set;
+	sigdelset(copy, sig);
+	return copy;
+}
+
+SHIM_EXPORT int pthread_sigmask(int how, const sigset_t *restrict set, sigset_t *restrict old)
+{
+	sigset_t copy;
+
+	shim_enter();
+	return REAL(pthread_sigmask)(how, without_ours(how, set, &copy), old);
+}
+
+SHIM_EXPORT int sigprocmask(int how, const sigset_t *restrict set, sigset_t *restrict old)
+{
+	sigset_t copy;
+
+	shim_enter();
+	return REAL(sigprocmask)(how, without_ours(how, set, &copy), old);
+}
