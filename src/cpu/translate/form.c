@@ -36,6 +36,7 @@ static const struct form_row rows[N_INSN_OPS] = {
 	[I_LEA] = { TK_LEA, TW_0 | TW_PURE, 0, KEEPS },
 	[I_XCHG] = { TK_PLAIN, TW_0 | TW_1, 0, KEEPS }, [I_XADD] = { TK_PLAIN, TW_0 | TW_1, 0, ARITH },
 	[I_CMPXCHG] = { TK_PLAIN, TW_0, 0, ARITH },
+	[I_CMPXCHG8B] = { TK_PLAIN, 0, 0, TF_Z, true }, [I_CMPXCHG16B] = { TK_PLAIN, 0, 0, TF_Z, true },
 	[I_SETCC] = { TK_PLAIN, TW_0, COND, KEEPS }, [I_CMOVCC] = { TK_PLAIN, TW_0, COND, KEEPS },
 	[I_BT] = { TK_PLAIN, 0, 0, TF_C, true }, [I_BTS] = { TK_PLAIN, TW_0, 0, TF_C, true },
 	[I_BTR] = { TK_PLAIN, TW_0, 0, TF_C, true }, [I_BTC] = { TK_PLAIN, TW_0, 0, TF_C, true },
@@ -95,9 +96,10 @@ static bool has_high_byte(const struct insn *in, const struct insn_row *row)
 	return rm && !in->has_mem && (has_operand(row, OE_RM) || has_operand(row, OE_OPREG)) && in->rm >= 4;
 }
 
+/* SP beside a high byte: its home needs REX. As a byte operand number 4 is AH, and only MOVZX, MOVSX and CRC32 have another beside it. */
 static bool names_sp(const struct insn *in, const struct insn_row *row)
 {
-	return (has_operand(row, OE_REG) && in->reg == RSP) || (has_operand(row, OE_RM) && !in->has_mem && in->rm == RSP);
+	return (!(row->attr & IA_BYTE) || in->op == I_CRC32) && has_operand(row, OE_REG) && in->reg == RSP;
 }
 
 /* The bit's address depends on the bit. */
