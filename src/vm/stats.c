@@ -23,7 +23,8 @@ static unsigned vcpu_values(const struct vm_vcpu *v, struct value *out)
 {
 	unsigned n = 0;
 
-#define X(text, field) out[n++] = (struct value){ #text, v->field, KVM_STATS_TYPE_CUMULATIVE };
+/* Some are counted by other threads. */
+#define X(text, field) out[n++] = (struct value){ #text, __atomic_load_n(&v->field, __ATOMIC_RELAXED), KVM_STATS_TYPE_CUMULATIVE };
 #include "vm/stats.def"
 #undef X
 	return n;

@@ -48,17 +48,18 @@ void host_fx_restore(const struct host_fx *f)
 
 uint32_t cpu_mxcsr_mask(void)
 {
-	static uint32_t mask;	/* the same for all threads, whoever is first */
+	static _Atomic uint32_t mask;	/* the same for all threads, whoever is first */
 	struct host_fx f;
-	uint32_t m;
+	uint32_t m = atomic_load_explicit(&mask, memory_order_relaxed);
 
-	if (mask)
-		return mask;
+	if (m)
+		return m;
 	memset(&f, 0, sizeof(f));
 	fxsave(&f);
 	m = fx_get32(f.b, FX_MXCSR_MASK);
-	mask = m ? m : 0xffbf;
-	return mask;
+	m = m ? m : 0xffbf;
+	atomic_store_explicit(&mask, m, memory_order_relaxed);
+	return m;
 }
 
 /* ---- MXCSR ----------------------------------------------------------------------------------------------------------------- */
