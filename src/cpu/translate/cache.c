@@ -252,7 +252,7 @@ static bool take_options(struct translator *k, const char *s)
 	bool on = true;
 
 	k->chain = k->tlb = true;
-	k->hot = 8;
+	k->hot = 4;
 	while (s && *s) {
 		size_t n = strcspn(s, ",");
 

@@ -17,7 +17,7 @@
  *	interp		no translation; also what happens where there is no translator: sanitizer builds, -O0, hosts without FSGSBASE
  *	no-chain	every block goes back to the dispatcher
  *	no-tlb		every memory access goes to the interpreter's handler
- *	hot=N		translate at the Nth execution (8)
+ *	hot=N		translate at the Nth execution (4)
  *	code=N		MiB of translated code a vCPU may have, 1 to 1023 (64); when it is full all is dropped
  */
 int tr_new(struct vcpu *c);	/* 0 or -errno; c->translator stays NULL when there is nothing to translate with */
