@@ -67,7 +67,6 @@ static const struct form_row rows[N_INSN_OPS] = {
 	[I_CLAC] = { TK_SYSTEM, 0, 0, KEEPS }, [I_SWAPGS] = { TK_SYSTEM, 0, 0, KEEPS }, [I_PUSHF] = { TK_SYSTEM, 0, TF_ALL, KEEPS },
 	[I_RDTSC] = { TK_SYSTEM, 0, 0, KEEPS }, [I_RDTSCP] = { TK_SYSTEM, 0, 0, KEEPS },
 	[I_MOVS] = { TK_STRING, 0, 0, KEEPS }, [I_STOS] = { TK_STRING, 0, 0, KEEPS },
-	[I_CMPXCHG16B] = { TK_PLAIN, 0, 0, TF_Z, true }, [I_CMPXCHG8B] = { TK_PLAIN, 0, 0, TF_Z, true },
 	[I_JCC] = { TK_JCC, 0, COND, KEEPS }, [I_JMP_NEAR] = { TK_JMP, 0, 0, KEEPS }, [I_CALL_NEAR] = { TK_CALL, 0, 0, KEEPS },
 	[I_LOOP] = { TK_LOOP, 0, 0, KEEPS }, [I_JCXZ] = { TK_JCXZ, 0, 0, KEEPS },
 	[I_JMP_IND] = { TK_JMP_IND, 0, 0, KEEPS }, [I_CALL_IND] = { TK_CALL_IND, 0, 0, KEEPS }, [I_RET_NEAR] = { TK_RET, 0, 0, KEEPS },
