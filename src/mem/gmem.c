@@ -54,26 +54,47 @@ static uint64_t bytes_of(const struct mem_gmem *g)
 	return g->n_pages << GW_PAGE_SHIFT;
 }
 
-/* Address space only; what it holds is nobody's business but ours. */
+/* Address space only: @size bytes aligned to @align (0: a page) with a closed page on both sides. NULL: none left. */
+static uint8_t *reserve_fenced(uint64_t size, uint64_t align)
+{
+	uint64_t all = size + align + 2 * GW_PAGE_SIZE;
+	uint8_t *p = mmap(NULL, all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0), *at;
+
+	if (p == MAP_FAILED)
+		return NULL;
+	at = p + GW_PAGE_SIZE;
+	if (align)
+		at = (uint8_t *)(((uintptr_t)at + align - 1) & ~(align - 1));
+	if (at - GW_PAGE_SIZE != p)
+		munmap(p, (size_t)(at - GW_PAGE_SIZE - p));
+	if (at + size + GW_PAGE_SIZE != p + all)
+		munmap(at + size + GW_PAGE_SIZE, (size_t)(p + all - (at + size + GW_PAGE_SIZE)));
+	if (!mprotect(at, size, PROT_READ | PROT_WRITE))
+		return at;
+	munmap(at - GW_PAGE_SIZE, size + 2 * GW_PAGE_SIZE);
+	return NULL;
+}
+
+static void release_fenced(uint8_t *at, uint64_t size)
+{
+	munmap(at - GW_PAGE_SIZE, size + 2 * GW_PAGE_SIZE);
+}
+
+/* What it holds is nobody's business but ours. The fence keeps an access that runs over its end from another file's bytes. */
 static int reserve(struct mem_gmem *g, uint64_t align)
 {
 	uint64_t size = bytes_of(g);
-	uint8_t *p, *at;
+	uint8_t *at;
 
 	if (g->base)
 		return 0;
-	p = mmap(NULL, size + align, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (p == MAP_FAILED)
+	at = reserve_fenced(size, align);
+	if (!at)
 		return -ENOMEM;
-	at = align ? (uint8_t *)(((uintptr_t)p + align - 1) & ~(align - 1)) : p;
-	if (at != p)
-		munmap(p, (size_t)(at - p));
-	if (at + size != p + size + align)
-		munmap(at + size, (size_t)(p + align - at));
 	g->sealed = (struct mem_sealed){ .at = at, .size = size };
 	if (madvise(at, size, MADV_DONTDUMP) || madvise(at, size, MADV_DONTFORK) || mem_seal_add(&g->sealed)) {
 		mem_seal_remove(&g->sealed);
-		munmap(at, size);
+		release_fenced(at, size);
 		return -ENOMEM;
 	}
 	/* Bookkeeping per page is what a private page costs; a huge page for a guest that touches 4 KiB is not wanted unasked. */
@@ -168,7 +189,7 @@ static void anonymous_close(struct mem_gmem *g)
 {
 	if (g->base) {
 		mem_seal_remove(&g->sealed);
-		munmap(g->base, bytes_of(g));
+		release_fenced(g->base, bytes_of(g));
 	}
 	g->base = NULL;
 	file_close(g);
