@@ -25,6 +25,19 @@ int gw_open(void)
 	return fd;
 }
 
+/* Signals first and last: their handlers run when nothing of ours is held, because they may use the vCPU, or jump away for good. */
+static long run(struct kvm_file *f, unsigned long arg)
+{
+	struct vm_signals s;
+	long ret;
+
+	vm_signal_enter(&s);
+	ret = kvm_ioctl(f, KVM_RUN, arg);
+	kvm_file_put(f);
+	vm_signal_leave(&s);
+	return ret;
+}
+
 long gw_ioctl(int fd, unsigned long request, unsigned long arg)
 {
 	struct kvm_file *f = (uint32_t)request == KVM_RUN ? kvm_file_get_seen(fd) : kvm_file_get(fd);
@@ -34,6 +47,8 @@ long gw_ioctl(int fd, unsigned long request, unsigned long arg)
 		kvm_file_sweep_orphans();
 	if (!f)
 		return -EBADF;
+	if ((uint32_t)request == KVM_RUN)
+		return run(f, arg);
 	ret = kvm_ioctl(f, (uint32_t)request, arg);
 	kvm_file_put(f);
 	if (request == KVM_CREATE_VM && ret >= 0)

@@ -684,18 +684,14 @@ static int run_locked(struct vm_vcpu *v)
 	return r;
 }
 
-/* Signals first: a handler that uses the vCPU must not find its own thread holding the lock. */
 int vm_run(struct vm_vcpu *v)
 {
-	struct vm_signals s;
 	int r;
 
-	vm_signal_enter(&s);
 	pthread_mutex_lock(&v->lock);
-	vm_signal_attach(&s, v);
+	vm_signal_attach(v);
 	r = run_locked(v);
-	vm_signal_detach(&s);
+	vm_signal_detach(v);
 	pthread_mutex_unlock(&v->lock);
-	vm_signal_leave(&s);
 	return r;
 }

@@ -33,6 +33,8 @@ static const int fault_signals[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP };
 /* initial-exec: a handler looks at it on threads that never ran a vCPU. */
 static _Thread_local struct vm_signals *volatile inside __attribute__((tls_model("initial-exec")));
 static _Atomic bool is_owned;
+/* What KVM_RUN of this thread entered last, in either way. */
+static _Thread_local struct vm_signals *entered;
 
 static void all_but_faults(sigset_t *set)
 {
@@ -211,6 +213,8 @@ void vm_signal_enter(struct vm_signals *s)
 	sigset_t set;
 
 	memset(s, 0, sizeof(*s));
+	s->below = entered;
+	entered = s;
 	if (atomic_load_explicit(&is_owned, memory_order_relaxed)) {
 		s->outer = inside;
 		inside = s;
@@ -223,8 +227,10 @@ void vm_signal_enter(struct vm_signals *s)
 }
 
 /* Now the vCPU is ours. */
-void vm_signal_attach(struct vm_signals *s, struct vm_vcpu *v)
+void vm_signal_attach(struct vm_vcpu *v)
 {
+	struct vm_signals *s = entered;
+
 	v->signals = s;
 	v->is_signal_found = false;
 	v->looked_at = __rdtsc();
@@ -236,14 +242,15 @@ void vm_signal_attach(struct vm_signals *s, struct vm_vcpu *v)
 		vm_signal_block(v);
 }
 
-void vm_signal_detach(struct vm_signals *s)
+void vm_signal_detach(struct vm_vcpu *v)
 {
-	s->v->signals = NULL;
-	s->v = NULL;
+	v->signals->v = NULL;
+	v->signals = NULL;
 }
 
 void vm_signal_leave(struct vm_signals *s)
 {
+	entered = s->below;
 	if (!s->is_plain)
 		inside = s->outer;
 	if (s->is_blocked)

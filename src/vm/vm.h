@@ -81,7 +81,7 @@ struct vm_service {
 
 /* A thread inside KVM_RUN, as its signal handlers know it: signal.c. On the thread's stack. */
 struct vm_signals {
-	struct vm_signals *outer;
+	struct vm_signals *outer, *below;	/* of those that defer; of all */
 	struct vm_vcpu *volatile v;	/* once its lock is held */
 	volatile bool is_blocked;	/* signals stay pending; old_mask is what the thread had */
 	bool is_plain;			/* from the start */
@@ -356,10 +356,13 @@ void vm_vcpu_service(struct vm_vcpu *v, void (*fn)(struct vcpu *c, void *arg), v
 
 /* ---- signal.c ---------------------------------------------------------------------------------------------------- */
 
-/* Around KVM_RUN; attach and detach with the vCPU's lock held. */
+/*
+ * Around KVM_RUN: leave is its last act, because handlers run there that use the vCPU, or jump away. attach and detach with the
+ * vCPU's lock held.
+ */
 void vm_signal_enter(struct vm_signals *s);
-void vm_signal_attach(struct vm_signals *s, struct vm_vcpu *v);
-void vm_signal_detach(struct vm_signals *s);
+void vm_signal_attach(struct vm_vcpu *v);
+void vm_signal_detach(struct vm_vcpu *v);
 void vm_signal_leave(struct vm_signals *s);
 /* Have signals stay pending from now on: before the thread sleeps. */
 void vm_signal_block(struct vm_vcpu *v);
@@ -375,7 +378,7 @@ bool vm_signal_look_due(struct vm_vcpu *v);
 
 /* ---- run.c ------------------------------------------------------------------------------------------------------- */
 
-/* Takes the vCPU's lock. */
+/* Takes the vCPU's lock. Only between vm_signal_enter() and vm_signal_leave(). */
 int vm_run(struct vm_vcpu *v);
 bool vm_ready_for_injection(struct vm_vcpu *v);
 
