@@ -25,9 +25,10 @@ run: all
 	-tools/fetch-headers $(KERNEL_PACKAGE)
 	tests/heki/attack.sh $(GUESTWARD) $(CACHE)/$(KERNEL_PACKAGE) guest/heki/attack $(PROTECT) || [ $$? = 77 ]
 
-# The tests that boot a kernel want it there, and those with real clients want QEMU; without a network they are skipped, and
-# say so.
-CLIENT_PACKAGES = qemu-system-x86 seabios ovmf e2fsprogs grub-common grub-pc-bin grub-efi-amd64-bin xorriso mtools
+# The tests that boot a kernel want it there, and those with real clients want QEMU and Xen's xen-access; without a network they
+# are skipped, and say so.
+CLIENT_PACKAGES = qemu-system-x86 seabios ovmf e2fsprogs grub-common grub-pc-bin grub-efi-amd64-bin xorriso mtools \
+	xen-utils-4.17 libxen-dev
 test: all
 	-tools/install-deps $(CLIENT_PACKAGES)
 	-tools/fetch-kernel linux-image-cloud-amd64
