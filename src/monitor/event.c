@@ -59,7 +59,7 @@ static void execution_over(struct mon_vcpu *v)
 	pthread_mutex_unlock(&v->lock);
 }
 
-/* Put to the monitor of this session, and not answered yet. */
+/* Put to the monitor that is attached now, and not answered yet. */
 static bool question_stands(const struct mon_vcpu *v)
 {
 	return v->asked.valid && v->asked_session == atomic_load(&v->m->session);

@@ -56,6 +56,8 @@ static bool move_piece(struct vm *vm, struct gpa gpa, uint8_t *buf, size_t len, 
 		memcpy(buf, hva, len);
 		return true;
 	}
+	if (s->dirty)
+		acc_mark_dirty(vm->acc, NULL, s, gpa_gfn(gpa));
 	page = (uint8_t *)((uintptr_t)hva & ~(uintptr_t)GW_PAGE_MASK);
 	if (is_shielded)
 		mprotect(page, GW_PAGE_SIZE, PROT_READ | PROT_WRITE);

@@ -525,15 +525,23 @@ static void state_goes_to_another_vm(void **state)
 
 static void reset_by_the_owner(void **state)
 {
+	static uint64_t bitmap[RIG_RAM / 4096 / 64 + 1];
+	struct kvm_dirty_log log = { .dirty_bitmap = bitmap };
 	struct guest g;
+	struct kvm_userspace_memory_region logged = { .memory_size = RIG_RAM, .flags = KVM_MEM_LOG_DIRTY_PAGES };
 
 	guest_open(&g);
 	PIN_WP(&g);
 	guest_protect(&g, G_DATA, 0x1000, GW_HEKI_NW);
 	g.rig.ram[G_DATA] = 0x55;
 	assert_int_equal(rig_ioctl_n(g.rig.vm, GW_HEKI_RESET, 2), -EINVAL);
+	logged.userspace_addr = (uintptr_t)g.rig.ram;
+	assert_int_equal(rig_ioctl(g.rig.vm, KVM_SET_USER_MEMORY_REGION, &logged), 0);
 	assert_int_equal(rig_ioctl_n(g.rig.vm, GW_HEKI_RESET, 1), 0);
 	assert_int_equal(g.rig.ram[G_DATA], 0);
+	/* What the engine writes by itself is to be migrated, too. */
+	assert_int_equal(rig_ioctl(g.rig.vm, KVM_GET_DIRTY_LOG, &log), 0);
+	assert_int_equal(bitmap[0] >> (G_DATA >> 12) & 1, 1);
 	guest_start(&g, 0);
 	emit_mov(&g, R_BX, G_DATA);
 	EMIT(&g, 0xc6, 0x03, 0x77);
