@@ -54,6 +54,10 @@ struct acc_l2 {
 #define L2_PRIVATE	0x80ull
 #define L2_SHIFT_MASK	0x3full
 
+/* Regions of 2 MiB, by the low bits of their number. */
+#define LARGE_SHIFT	21
+#define LARGE_HASHES	4096u
+
 /* Cold word of a first-level entry: page of the gpa, and these. */
 #define COLD_GLOBAL	0x1ull
 #define COLD_KEYED	0x2ull
@@ -111,8 +115,9 @@ struct acc_cpu_private {
 	uint32_t pkru_seen;
 	unsigned victim;
 	bool any_keyed;
-	/* Regions in which parts of a large page may be remembered (hashed): INVLPG there must look at all parts. */
-	uint64_t large_2m[64], large_1g[8];
+	/* Regions in which parts of a large page may be remembered (hashed), and the floors of those parts: INVLPG takes them all. */
+	uint64_t large_2m[LARGE_HASHES / 64], large_1g[8];
+	uint64_t floor_large[LARGE_HASHES];
 	uint64_t fetched[64];		/* pages handed out for execution since jump_gen moved (hashed) */
 
 	unsigned last_slot;		/* index into the map: a guess */

@@ -199,7 +199,7 @@ static void l1_drop_page(struct acc_cpu *cpu, uint64_t page)
 		jumps_are_stale(cpu);
 }
 
-/* Entries whose address agrees with @base above the bits of @mask (a large page's fragments). */
+/* Entries whose address agrees with @base but for the bits of @mask. */
 static void l1_drop_region(struct acc_cpu *cpu, uint64_t base, uint64_t mask)
 {
 	for (unsigned m = 0; m < ACC_N_MODES; m++) {
@@ -262,14 +262,24 @@ static inline uint64_t max3(uint64_t a, uint64_t b, uint64_t c)
 	return a > c ? a : c;
 }
 
+static uint64_t tick(struct acc_cpu_private *p)
+{
+	return ++p->clock;
+}
+
+static inline unsigned large_hash(uint64_t gva) { return gva >> LARGE_SHIFT & (LARGE_HASHES - 1); }
+
 static void floor_changed(struct acc_cpu_private *p)
 {
 	p->floor_now = max3(p->floor_all, p->floor_local, p->floor_pcid[p->pcid]);
 }
 
-static inline bool is_alive(const struct acc_cpu_private *p, const struct acc_l2 *e)
+/* @e is @gva's. */
+static inline bool is_alive(const struct acc_cpu_private *p, const struct acc_l2 *e, uint64_t gva)
 {
 	if (e->stamp < (e->key & L2_GLOBAL ? p->floor_all : p->floor_now))
+		return false;
+	if ((e->gpa & L2_SHIFT_MASK) != GW_PAGE_SHIFT && e->stamp < p->floor_large[large_hash(gva)])
 		return false;
 	return !(e->hva & L2_KEYED) || e->stamp >= p->floor_keyed;
 }
@@ -280,12 +290,12 @@ static struct acc_l2 *l2_find(struct acc_cpu_private *p, uint64_t gva, enum acc_
 	struct acc_l2 *set = l2_set(p, gva, p->pcid);
 
 	for (unsigned i = 0; i < L2_WAYS; i++)
-		if (set[i].key == key && is_alive(p, &set[i]))
+		if (set[i].key == key && is_alive(p, &set[i], gva))
 			return &set[i];
 	key = l2_key(gva, mode, true, 0);
 	set = l2_set(p, gva, 0);
 	for (unsigned i = 0; i < L2_WAYS; i++)
-		if (set[i].key == key && is_alive(p, &set[i]))
+		if (set[i].key == key && is_alive(p, &set[i], gva))
 			return &set[i];
 	return NULL;
 }
@@ -321,46 +331,49 @@ static void l2_drop_page(struct acc_cpu_private *p, uint64_t gva, unsigned pcid,
 	}
 }
 
-static void l2_drop_region(struct acc_cpu_private *p, uint64_t base, uint64_t mask)
-{
-	uint64_t want = l2_vpn(base), ignore = l2_vpn(mask | GW_PAGE_MASK) | (BIT64(L2_VPN_SHIFT) - 1);
-
-	for (unsigned i = 0; i < L2_SETS; i++)
-		for (unsigned j = 0; j < L2_WAYS; j++)
-			if (!((p->l2[i][j].key ^ want) & ~ignore))
-				p->l2[i][j].key = 0;
-}
-
 /* ---- large pages ----------------------------------------------------------------------------------------------------- */
 
 static inline bool bit_of(const uint64_t *bits, unsigned i) { return bits[i / 64] >> (i % 64) & 1; }
 static inline void bit_set(uint64_t *bits, unsigned i) { bits[i / 64] |= BIT64(i % 64); }
+static inline void bit_clear(uint64_t *bits, unsigned i) { bits[i / 64] &= ~BIT64(i % 64); }
 
 static void note_large(struct acc_cpu_private *p, uint64_t gva, unsigned shift)
 {
+	unsigned hash = large_hash(gva);
+
 	if (shift == 30) {
 		bit_set(p->large_1g, gva >> 30 & 511);
 	} else if (shift == 22) {
-		bit_set(p->large_2m, gva >> 21 & 4094);
-		bit_set(p->large_2m, (gva >> 21 & 4094) | 1);
+		bit_set(p->large_2m, hash & ~1u);
+		bit_set(p->large_2m, hash | 1);
 	} else {
-		bit_set(p->large_2m, gva >> 21 & 4095);
+		bit_set(p->large_2m, hash);
 	}
 }
 
-/* Fragments of a large page at @gva may be remembered: forget all of them. */
+/*
+ * Fragments of a large page at @gva may be remembered: forget all of them, and those of the regions with the same hash, so that
+ * the next INVLPG here finds nothing to do. The first level keeps no sizes and loses small pages with them; the second forgets
+ * when it is asked.
+ */
 static void drop_large(struct acc_cpu *cpu, uint64_t gva)
 {
 	struct acc_cpu_private *p = cpu->priv;
-	uint64_t mask = cpu->cr4 & CR4_PAE || cpu->efer & EFER_LMA ? BIT64(21) - 1 : BIT64(22) - 1;
+	unsigned shift = cpu->cr4 & CR4_PAE || cpu->efer & EFER_LMA ? 21 : 22;
+	uint64_t same_hash = (uint64_t)LARGE_HASHES << LARGE_SHIFT;
+	unsigned first = large_hash(gva & ~(BIT64(shift) - 1)), n = 1u << (shift - LARGE_SHIFT);
 
 	if (bit_of(p->large_1g, gva >> 30 & 511)) {
 		acc_flush_all(cpu);
 		return;
 	}
-	if (bit_of(p->large_2m, gva >> 21 & 4095)) {
-		l1_drop_region(cpu, gva & ~mask, mask);
-		l2_drop_region(p, gva & ~mask, mask);
+	if (!bit_of(p->large_2m, large_hash(gva)))
+		return;
+	l1_drop_region(cpu, gva, ~(same_hash - BIT64(shift)));
+	tick(p);
+	for (unsigned i = first; i < first + n; i++) {
+		p->floor_large[i] = p->clock;
+		bit_clear(p->large_2m, i);
 	}
 }
 
@@ -476,11 +489,6 @@ void acc_tlb_remember(const struct acc_request *rq, const struct acc_walk *w, st
 }
 
 /* ---- what the guest flushes ------------------------------------------------------------------------------------------ */
-
-static uint64_t tick(struct acc_cpu_private *p)
-{
-	return ++p->clock;
-}
 
 static unsigned current_pcid(const struct acc_cpu *cpu)
 {

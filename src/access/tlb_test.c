@@ -777,6 +777,40 @@ static void invlpg_takes_all_of_a_large_page(void **state)
 	}
 }
 
+/* Two large pages 8 GiB apart are kept track of as one: what was forgotten for the one is not forgotten of the other. */
+static void invlpg_of_one_large_page_leaves_no_other_half_forgotten(void **state)
+{
+	struct world *w = create(0);
+	uint64_t va = 0x200000, twin = va + (8ull << 30), leaf = PTE_P | PTE_W | PTE_PS;
+	struct outcome o;
+
+	memset(w->ram, 0, 0x5000);
+	memcpy(w->ram + 0x1000, &(uint64_t){ 0x2003 }, 8);
+	memcpy(w->ram + 0x2000, &(uint64_t){ 0x3003 }, 8);
+	memcpy(w->ram + 0x2040, &(uint64_t){ 0x4003 }, 8);
+	memcpy(w->ram + 0x3008, &leaf, 8);
+	memcpy(w->ram + 0x4008, &leaf, 8);
+	w->cpu->cr3 = 0x1000;
+	acc_flush_all(w->cpu);
+	for (unsigned i = 0; i < 4; i++) {
+		do_access(w, va + i * 0x1000, ACC_RW, false, &o);
+		assert_int_equal(o.v, ACC_ALLOW);
+		do_access(w, twin + i * 0x1000, ACC_RW, false, &o);
+		assert_int_equal(o.v, ACC_ALLOW);
+	}
+	memset(w->ram + 0x3000, 0, 0x2000);
+	acc_flush_page(w->cpu, GVA(va + 0x100000));
+	acc_flush_page(w->cpu, GVA(twin + 0x100000));
+	for (unsigned i = 0; i < 4; i++) {
+		assert_null(acc_probe_r(w->cpu, twin + i * 0x1000, 1));
+		do_access(w, va + i * 0x1000, ACC_R, false, &o);
+		assert_int_equal(o.v, ACC_FAULT);
+		do_access(w, twin + i * 0x1000, ACC_R, false, &o);
+		assert_int_equal(o.v, ACC_FAULT);
+	}
+	destroy(w);
+}
+
 static void walks_mark_tables_dirty(void **state)
 {
 	struct world *w = create(0);
@@ -823,6 +857,8 @@ int main(void)
 		{ "pages with data breakpoints are not remembered", watched_pages_are_not_remembered, NULL, NULL, NULL },
 		{ "read-only slots take no stores", read_only_slots_take_no_stores, NULL, NULL, NULL },
 		{ "stores to code change its generation, through any name of the page", stores_to_code_change_its_generation, NULL, NULL, NULL },
+		{ "INVLPG of one large page keeps nothing of another 8 GiB away from its own INVLPG",
+		  invlpg_of_one_large_page_leaves_no_other_half_forgotten, NULL, NULL, NULL },
 		{ "INVLPG takes all of a large page, in every size", invlpg_takes_all_of_a_large_page, NULL, NULL, NULL },
 		{ "A and D writes of the walk are in the dirty log", walks_mark_tables_dirty, NULL, NULL, NULL },
 		{ "tables in read-only memory are walked and stay as they are", read_only_tables_are_walked_not_written, NULL, NULL, NULL },
