@@ -249,7 +249,7 @@ static void leave_views(struct monitor *m)
 	m->has_views = false;
 }
 
-/* Subscriptions and steps end; who waits is woken, and finds nobody. Rights and views stay. */
+/* Subscriptions end, and steps with the session's number; who waits is woken, and finds nobody. Rights and views stay. */
 void mon_end_session(struct monitor *m)
 {
 	unsigned n = m->host->n_vcpus(m->vm);
@@ -260,11 +260,8 @@ void mon_end_session(struct monitor *m)
 	for (unsigned i = 0; i < n; i++) {
 		struct mon_vcpu *v = atomic_load(&m->vcpu[i]);
 
-		if (!v)
-			continue;
-		atomic_store(&v->step, false);
-		atomic_store(&v->next_int, false);
-		atomic_store(&v->paused, 0);
+		if (v)
+			atomic_store(&v->paused, 0);
 	}
 	pthread_mutex_lock(&m->door_lock);
 	if (m->ops->close)
@@ -668,7 +665,7 @@ static int step(struct call *c)
 
 	if (!v)
 		return -EINVAL;
-	atomic_store(&v->step, !!c->a[1]);
+	atomic_store(&v->step, c->a[1] && atomic_load(&c->m->is_attached) ? atomic_load(&c->m->session) : 0);
 	return 0;
 }
 

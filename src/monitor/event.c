@@ -119,7 +119,7 @@ static bool is_paused(const struct mon_vcpu *v)
 static bool needs_alone(struct mon_vcpu *v)
 {
 	return v->n_grants || v->blanket || v->asked.valid || v->regs.due || v->n_told || v->fast_view != MON_NO_VIEW || v->is_code ||
-	       atomic_load(&v->step) || is_paused(v) || atomic_load(&v->trap.due);
+	       mon_is_marked(v, &v->step) || is_paused(v) || atomic_load(&v->trap.due);
 }
 
 /* ---- events ------------------------------------------------------------------------------------------------------------------ */
@@ -282,7 +282,7 @@ static int send(struct monitor *m, struct mon_vcpu *v, struct waiting *w)
 	}
 }
 
-void mon_switch_view(struct monitor *m, struct mon_vcpu *v, unsigned view)
+void mon_switch_view(struct monitor *m, struct mon_vcpu *v, unsigned view, unsigned session)
 {
 	struct mon_view *from, *to;
 	bool switched = false;
@@ -290,7 +290,7 @@ void mon_switch_view(struct monitor *m, struct mon_vcpu *v, unsigned view)
 	pthread_mutex_lock(&m->lock);
 	from = m->view[atomic_load(&v->view)];
 	to = view < MON_MAX_VIEWS ? m->view[view] : NULL;
-	if (to && to->used && to != from) {
+	if (to && to->used && to != from && session == atomic_load(&m->session)) {
 		atomic_fetch_sub(&from->users, 1);
 		atomic_fetch_add(&to->users, 1);
 		atomic_store(&v->view, view);
@@ -302,7 +302,7 @@ void mon_switch_view(struct monitor *m, struct mon_vcpu *v, unsigned view)
 }
 
 /* In the order of Xen: the permission, stepping, the view, registers. True: the instruction must begin again. */
-static bool apply(struct monitor *m, struct mon_vcpu *v, const struct mon_key *key, const struct gw_mon_answer *a)
+static bool apply(struct monitor *m, struct mon_vcpu *v, const struct mon_key *key, const struct gw_mon_answer *a, unsigned session)
 {
 	bool again = false;
 
@@ -314,14 +314,16 @@ static bool apply(struct monitor *m, struct mon_vcpu *v, const struct mon_key *k
 		m->host->code(v->cpu, a->data);
 		v->is_code = again = true;
 	}
-	if (a->flags & GW_MON_ANS_STEP_TOGGLE)
-		atomic_store(&v->step, !atomic_load(&v->step));
-	else if (a->flags & (GW_MON_ANS_STEP_ON | GW_MON_ANS_STEP_OFF))
-		atomic_store(&v->step, (a->flags & GW_MON_ANS_STEP_ON) != 0);
-	else if (a->flags & GW_MON_ANS_FAST_STEP && a->step_view < MON_MAX_VIEWS)
+	if (a->flags & GW_MON_ANS_STEP_TOGGLE) {
+		atomic_store(&v->step, mon_is_marked(v, &v->step) ? 0 : session);
+	} else if (a->flags & (GW_MON_ANS_STEP_ON | GW_MON_ANS_STEP_OFF)) {
+		atomic_store(&v->step, a->flags & GW_MON_ANS_STEP_ON ? session : 0);
+	} else if (a->flags & GW_MON_ANS_FAST_STEP && a->step_view < MON_MAX_VIEWS) {
 		v->fast_view = a->step_view;
+		v->fast_session = session;
+	}
 	if (a->flags & GW_MON_ANS_VIEW) {
-		mon_switch_view(m, v, a->view);
+		mon_switch_view(m, v, a->view, session);
 		again = true;
 	}
 	if (a->flags & GW_MON_ANS_REGS) {
@@ -331,7 +333,7 @@ static bool apply(struct monitor *m, struct mon_vcpu *v, const struct mon_key *k
 		again = true;
 	}
 	if (a->flags & GW_MON_ANS_NEXT_INT)
-		atomic_store(&v->next_int, true);
+		atomic_store(&v->next_int, session);
 	return again || atomic_load(&v->trap.due);
 }
 
@@ -396,7 +398,7 @@ static enum mon_outcome ask(struct monitor *m, struct mon_vcpu *v, const struct 
 	v->asked.valid = false;
 	if (err)
 		return nobody(m, v, key);
-	if (apply(m, v, key, &a) || !v->is_alone)
+	if (apply(m, v, key, &a, w.session) || !v->is_alone)
 		return begin_again(m, v);
 	return MON_GO;
 }
@@ -566,10 +568,10 @@ static void after(void *ext, struct acc_cpu *cpu, bool retired)
 
 		v->fast_view = MON_NO_VIEW;
 		m->host->outside(cpu, true);
-		mon_switch_view(m, v, view);
+		mon_switch_view(m, v, view, v->fast_session);
 		m->host->outside(cpu, false);
 	}
-	if (retired && atomic_load(&v->step) && mon_subscribed(m, GW_MON_SINGLESTEP))
+	if (retired && mon_is_marked(v, &v->step) && mon_subscribed(m, GW_MON_SINGLESTEP))
 		ask_step(m, v);
 	if (!needs_alone(v))
 		mon_set_alone(v, false);

@@ -194,7 +194,7 @@ enum cpu_ext_answer mon_insn(void *ext, struct cpu_ext_insn *x)
 
 	if (!atomic_load(&m->is_attached))
 		return CPU_EXT_ALLOW;
-	if (x->kind == CPU_EXT_INTERRUPT ? !atomic_load(&v->next_int) : !mon_subscribed(m, k->reason))
+	if (x->kind == CPU_EXT_INTERRUPT ? !mon_is_marked(v, &v->next_int) : !mon_subscribed(m, k->reason))
 		return CPU_EXT_ALLOW;
 	v->cpu = x->cpu;
 	g = mon_granted(v, &key);
@@ -209,7 +209,7 @@ enum cpu_ext_answer mon_insn(void *ext, struct cpu_ext_insn *x)
 	if (k->fill)
 		k->fill(m, v, ev, x);
 	if (x->kind == CPU_EXT_INTERRUPT)
-		atomic_store(&v->next_int, false);
+		atomic_store(&v->next_int, 0);
 	if (x->kind == CPU_EXT_DEBUG && !(m->subs.flags[GW_MON_DEBUG] & GW_MON_S_SYNC))
 		return mon_tell(m, v, true) ? CPU_EXT_ALLOW : CPU_EXT_RESTART;
 	outcome = mon_ask(m, v, &key, true);

@@ -87,6 +87,7 @@ struct mon_vcpu {
 	unsigned asked_session;
 	bool is_known;				/* has been in enter() */
 	unsigned fast_view;			/* MON_NO_VIEW: no fast step */
+	unsigned fast_session;			/* that asked for it */
 	bool is_code;				/* other bytes are being executed */
 	bool gone_on;				/* released while waiting: this once without asking */
 	struct gw_mon_event ev;
@@ -97,7 +98,7 @@ struct mon_vcpu {
 	struct gw_mon_answer answer;
 	struct { _Atomic bool due; uint32_t vector, type, error, length; uint64_t cr2; } trap;
 	/* Any thread. */
-	_Atomic bool step, next_int;
+	_Atomic unsigned step, next_int;	/* the session that wants it: it ends by itself with that; 0: nobody */
 	_Atomic unsigned paused;
 	int wake_fd;				/* CHANNEL, under door_lock */
 	uint64_t sent_seq;
@@ -183,6 +184,14 @@ static inline bool mon_subscribed(const struct monitor *m, unsigned reason)
 	return atomic_load_explicit(&m->subs.reasons, memory_order_relaxed) >> reason & 1;
 }
 
+/* Is a mark of mon_vcpu (step, next_int) that of the session that is? An answer may come to be applied after its session's end. */
+static inline bool mon_is_marked(const struct mon_vcpu *v, const _Atomic unsigned *mark)
+{
+	unsigned session = atomic_load(mark);
+
+	return session && session == atomic_load(&v->m->session);
+}
+
 enum mon_outcome {
 	MON_GO,		/* there is an answer: a grant, found by mon_granted() */
 	MON_AGAIN,	/* begin the instruction again */
@@ -201,7 +210,8 @@ void mon_answered(struct monitor *m, struct mon_vcpu *v, const struct gw_mon_ans
 bool mon_asked(struct mon_vcpu *v, struct mon_key *key);
 void mon_wake_all(struct monitor *m);
 void mon_set_alone(struct mon_vcpu *v, bool on);
-void mon_switch_view(struct monitor *m, struct mon_vcpu *v, unsigned view);
+/* By the word of @session; ignored if that has ended. */
+void mon_switch_view(struct monitor *m, struct mon_vcpu *v, unsigned view, unsigned session);
 
 void mon_fill_memory(struct gw_mon_event *ev, const struct acc_request *rq, uint8_t missing);
 /* To be told when the instruction that runs, or the next one, is over. On the vCPU's thread; does not wait. */

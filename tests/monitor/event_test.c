@@ -526,6 +526,37 @@ static void a_paused_guest_obeys_kicks_and_is_resumed(void **state)
 	rig_close(&r);
 }
 
+/* As when another thread detaches between an answer and its use. */
+static void leave_and_step(struct rig *r, const struct gw_mon_event *ev, struct gw_mon_answer *a)
+{
+	assert_int_equal(rig_cmd(r, GW_MON_OP_DETACH, 1, 0, 0, 0, 0, NULL), 0);
+	a->flags = GW_MON_ANS_STEP_ON | GW_MON_ANS_NEXT_INT;
+}
+
+static void a_step_ends_with_its_session(void **state)
+{
+	static const uint8_t code[] = { 0x48, 0x89, 0x03, 0xfb, 0x90, 0x90, 0xf4 };	/* mov [rbx],rax; sti; nop; nop; hlt */
+	struct kvm_regs regs = { .rbx = PAGE_A, .rax = 7 };
+	static struct rig r;
+
+	plain(&r);
+	r.answer = leave_and_step;
+	rig_access(&r, 0, GW_MON_RX, PAGE_A, 1);
+	rig_load(&r, code, sizeof(code), &regs);
+	r.run[0]->request_interrupt_window = 1;
+	assert_int_equal(rig_run(&r), KVM_EXIT_IRQ_WINDOW_OPEN);	/* a vCPU that steps takes no interrupts */
+	r.run[0]->request_interrupt_window = 0;
+	assert_int_equal(r.n_seen, 1);
+	assert_int_equal(r.ram[PAGE_A], 7);
+	rig_attach(&r, GW_MON_RELEASE);
+	subscribe(&r, GW_MON_SINGLESTEP, 0, 0, 0);
+	r.answer = NULL;
+	rig_load(&r, store_inc, sizeof(store_inc), &regs);
+	assert_int_equal(rig_run(&r), HLT);
+	assert_int_equal(r.n_seen, 1);				/* nor is the next monitor told of its steps */
+	rig_close(&r);
+}
+
 static void next_interrupt_once(void **state)
 {
 	static const uint8_t code[] = { 0x0f, 0x0b };
@@ -579,6 +610,7 @@ int main(void)
 		cmocka_unit_test(rights_without_a_monitor),
 		cmocka_unit_test(a_dead_monitor_releases_or_stops),
 		cmocka_unit_test(a_paused_guest_obeys_kicks_and_is_resumed),
+		cmocka_unit_test(a_step_ends_with_its_session),
 		cmocka_unit_test(next_interrupt_once),
 		cmocka_unit_test(one_monitor_at_a_time),
 	};

@@ -4,7 +4,7 @@
 # against one of QEMU under `guestward run`: each says what it should, ends cleanly on SIGINT, and the guest runs on afterwards.
 # Usage: xen_access.sh GUESTWARD LIBRARIES CACHE
 # QEMU in the environment is another qemu-system-x86_64, with options that it always needs; SECONDS_A_MODE how long each mode lasts;
-# CPUS how many vCPUs QEMU has (with 2: see CAVEATS, introspection).
+# CPUS how many vCPUs QEMU has.
 set -u
 guestward=$1
 libraries=$2
@@ -88,7 +88,7 @@ printf '%s\n' "$load" > "$dir/load.sh"
 	sh /load.sh > /dev/null 2>&1 || { echo "Bail out! no initrd"; exit 1; }
 : > "$dir/guest"
 # shellcheck disable=SC2086
-"$guestward" run -- $QEMU -accel kvm -nodefaults -m 256 -smp "${CPUS:-1}" -display none -serial stdio -no-reboot \
+"$guestward" run -- $QEMU -accel kvm -nodefaults -m 256 -smp "${CPUS:-2}" -display none -serial stdio -no-reboot \
 	-kernel "$cache/kernel" -initrd "$dir/initrd" -append 'console=ttyS0 quiet panic=-1' < /dev/null > "$dir/guest" 2>&1 &
 # The domain is QEMU itself, below guestward run.
 for _ in $(seq 100); do
