@@ -69,7 +69,7 @@ struct acc_cpu {
 	uint64_t cr0, cr3, cr4, efer;
 	uint64_t cr2;
 	uint64_t pdptr[4];		/* PAE paging, loaded with CR3 */
-	uint32_t pkru;
+	uint32_t pkru, pkrs;		/* protection keys of user and of supervisor pages */
 	uint8_t maxphyaddr;
 	uint8_t space;			/* which set of slots: acc_set_space() */
 	bool in_guest;			/* between acc_enter() and acc_leave(): must be waited for */
@@ -135,10 +135,10 @@ void acc_forget(struct acc_vm *vm, struct acc_cpu *self, struct gfn first, uint6
 void acc_exclusive_begin(struct acc_cpu *self);
 void acc_exclusive_end(struct acc_cpu *self);
 
-/* CPL, AC, CR0, CR4, EFER, PKRU changed. Recomputes mode and cur; flushes what the manual says these bits flush. */
+/* CPL, AC, CR0, CR4, EFER, PKRU, PKRS changed. Recomputes mode and cur; flushes what the manual says these bits flush. */
 void acc_mode_changed(struct acc_cpu *cpu);			/* CPL or AC only: cheap, flushes nothing */
 void acc_paging_changed(struct acc_cpu *cpu, uint64_t old_cr0, uint64_t old_cr4, uint64_t old_efer);
-void acc_pkru_changed(struct acc_cpu *cpu);
+void acc_keys_changed(struct acc_cpu *cpu);
 /* MOV to CR3 (@flush as bit 63 and PCID say); INVLPG; INVPCID's four types; everything. */
 void acc_flush_cr3(struct acc_cpu *cpu, bool keep_pcid);
 void acc_flush_page(struct acc_cpu *cpu, struct gva gva);

@@ -112,7 +112,7 @@ struct acc_cpu_private {
 	uint64_t floor_pcid[4096];
 	uint64_t floor_now;		/* max of what concerns local entries of the current PCID */
 	uint16_t pcid;			/* the current one; 0 without CR4.PCIDE */
-	uint32_t pkru_seen;
+	uint32_t pkru_seen, pkrs_seen;
 	unsigned victim;
 	bool any_keyed;
 	/* Regions in which parts of a large page may be remembered (hashed), and the floors of those parts: INVLPG takes them all. */

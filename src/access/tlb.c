@@ -565,7 +565,7 @@ void acc_mode_changed(struct acc_cpu *cpu)
 
 /* Bits that enter the verdict or that the manual flushes for. */
 #define CR0_VERDICT	(CR0_PG | CR0_WP)
-#define CR4_VERDICT	(CR4_PSE | CR4_PAE | CR4_PGE | CR4_LA57 | CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_PKE)
+#define CR4_VERDICT	(CR4_PSE | CR4_PAE | CR4_PGE | CR4_LA57 | CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_PKS)
 #define EFER_VERDICT	(EFER_LMA | EFER_NX)
 
 void acc_paging_changed(struct acc_cpu *cpu, uint64_t old_cr0, uint64_t old_cr4, uint64_t old_efer)
@@ -575,13 +575,14 @@ void acc_paging_changed(struct acc_cpu *cpu, uint64_t old_cr0, uint64_t old_cr4,
 	acc_mode_changed(cpu);
 }
 
-void acc_pkru_changed(struct acc_cpu *cpu)
+void acc_keys_changed(struct acc_cpu *cpu)
 {
 	struct acc_cpu_private *p = cpu->priv;
-	uint32_t changed = p->pkru_seen ^ cpu->pkru;
+	uint32_t changed = (cpu->cr4 & CR4_PKE ? p->pkru_seen ^ cpu->pkru : 0) | (cpu->cr4 & CR4_PKS ? p->pkrs_seen ^ cpu->pkrs : 0);
 
 	p->pkru_seen = cpu->pkru;
-	if (!changed || !(cpu->cr4 & CR4_PKE))
+	p->pkrs_seen = cpu->pkrs;
+	if (!changed)
 		return;
 	if (changed & 3) {	/* key 0 is nearly everybody's */
 		acc_flush_all(cpu);
@@ -699,6 +700,7 @@ void acc_tlb_init(struct acc_cpu *cpu)
 		cpu->fetch[i].tag = FETCH_EMPTY;
 	cpu->priv->clock = 1;
 	cpu->priv->pkru_seen = cpu->pkru;
+	cpu->priv->pkrs_seen = cpu->pkrs;
 	cpu->priv->pcid = (uint16_t)current_pcid(cpu);
 	acc_mode_changed(cpu);
 }

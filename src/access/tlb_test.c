@@ -271,8 +271,15 @@ static void change_state(struct world *w)
 	case 5:
 	case 6:
 		c->pkru = (uint32_t)rnd(w) & (rnd(w) & 1 ? 0xff : 0xfc);
-		acc_pkru_changed(c);
+		acc_keys_changed(c);
 		return;
+	case 7:
+		c->pkrs = (uint32_t)rnd(w) & (rnd(w) & 1 ? 0xff : 0xfc);
+		acc_keys_changed(c);
+		return;
+	case 8:
+		c->cr4 ^= CR4_PKS;
+		break;
 	default:
 		c->cpl = rnd(w) & 1 ? 3 : 0;
 		c->ac = rnd(w) & 1;
@@ -355,7 +362,7 @@ static struct model_cpu model_of(const struct acc_cpu *c)
 {
 	return (struct model_cpu){
 		.pg = true, .wp = c->cr0 & CR0_WP, .pae = true, .smep = c->cr4 & CR4_SMEP, .smap = c->cr4 & CR4_SMAP,
-		.pke = c->cr4 & CR4_PKE, .lma = true, .nxe = true, .ac = c->ac, .cr3 = c->cr3 & ~0xfffull, .pkru = c->pkru,
+		.pke = c->cr4 & CR4_PKE, .pks = c->cr4 & CR4_PKS, .lma = true, .nxe = true, .ac = c->ac, .cr3 = c->cr3 & ~0xfffull, .pkru = c->pkru, .pkrs = c->pkrs,
 		.maxphyaddr = c->maxphyaddr,
 	};
 }

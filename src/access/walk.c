@@ -80,12 +80,12 @@ static unsigned key_denies(const struct acc_cpu *cpu, enum acc_mode mode, const 
 {
 	unsigned bits;
 
-	if (!(cpu->cr4 & CR4_PKE) || !(cpu->efer & EFER_LMA) || !w->user)
+	if (!(cpu->cr4 & (w->user ? CR4_PKE : CR4_PKS)) || !(cpu->efer & EFER_LMA))
 		return 0;
-	bits = cpu->pkru >> (w->pkey * 2);
+	bits = (w->user ? cpu->pkru : cpu->pkrs) >> (w->pkey * 2);
 	if (bits & 1)
 		return ACC_RW;
-	return (bits & 2) && (mode == ACC_MODE_USER || (cpu->cr0 & CR0_WP)) ? ACC_W : 0;
+	return (bits & 2) && ((w->user && mode == ACC_MODE_USER) || (cpu->cr0 & CR0_WP)) ? ACC_W : 0;
 }
 
 unsigned acc_rights_of(const struct acc_cpu *cpu, enum acc_mode mode, const struct acc_walk *w, bool *keyed_denial, unsigned asked)

@@ -164,7 +164,14 @@ static bool key_forbids(const struct model_cpu *c, const struct path *p, bool us
 {
 	unsigned key = key_of(c, p);
 
-	if (!c->pke || !c->lma || !user_address(p))
+	if (!c->lma)
+		return false;
+	if (!user_address(p)) {
+		if (!c->pks)
+			return false;
+		return bit(c->pkrs, 2 * key) || (write && bit(c->pkrs, 2 * key + 1) && c->wp);
+	}
+	if (!c->pke)
 		return false;
 	if (bit(c->pkru, 2 * key))
 		return true;
@@ -176,7 +183,7 @@ static bool may_read(const struct model_cpu *c, const struct model_access *a, co
 	if (user_access)
 		return user_address(p) && !key_forbids(c, p, true, false);
 	if (!user_address(p))
-		return true;
+		return !key_forbids(c, p, false, false);
 	if (c->smap && (a->implicit || !c->ac))
 		return false;
 	return !key_forbids(c, p, false, false);
@@ -187,7 +194,7 @@ static bool may_write(const struct model_cpu *c, const struct model_access *a, c
 	if (user_access)
 		return user_address(p) && every(p, 1) && !key_forbids(c, p, true, true);
 	if (!user_address(p))
-		return !c->wp || every(p, 1);
+		return (!c->wp || every(p, 1)) && !key_forbids(c, p, false, true);
 	if (c->smap && (a->implicit || !c->ac))
 		return false;
 	if (c->wp && !every(p, 1))

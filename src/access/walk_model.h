@@ -11,11 +11,11 @@
 
 struct model_cpu {
 	bool pg, wp;				/* CR0 */
-	bool pse, pae, la57, smep, smap, pke;	/* CR4 */
+	bool pse, pae, la57, smep, smap, pke, pks;	/* CR4 */
 	bool lma, nxe;				/* EFER */
 	bool ac;				/* EFLAGS */
 	uint64_t cr3, pdptr[4];
-	uint32_t pkru;
+	uint32_t pkru, pkrs;
 	unsigned maxphyaddr;
 };
 

@@ -191,7 +191,7 @@ enum kind { READ, WRITE, FETCH };
 /* [user-mode access][user-mode address][kind] */
 static const uint8_t conditions[2][2][3] = {
 	{	/* supervisor-mode accesses */
-		{ [READ] = 0, [WRITE] = IF_WP_WRITABLE, [FETCH] = IF_EXECUTABLE },
+		{ [READ] = IF_KEY, [WRITE] = IF_WP_WRITABLE | IF_KEY, [FETCH] = IF_EXECUTABLE },
 		{ [READ] = IF_SMAP_OPEN | IF_KEY, [WRITE] = IF_SMAP_OPEN | IF_WP_WRITABLE | IF_KEY, [FETCH] = IF_SMEP_OFF | IF_EXECUTABLE },
 	}, {	/* user-mode accesses */
 		{ [READ] = NEVER, [WRITE] = NEVER, [FETCH] = NEVER },
@@ -199,14 +199,19 @@ static const uint8_t conditions[2][2][3] = {
 	},
 };
 
-/* "Protection Keys": ADi refuses every data access; WDi refuses writes, a supervisor's only if CR0.WP = 1. LMA = 1 only. */
+/*
+ * "Protection Keys": ADi refuses every data access; WDi refuses writes, a supervisor's only if CR0.WP = 1. LMA = 1 only. PKRU has them
+ * for user-mode addresses, IA32_PKRS for supervisor-mode ones.
+ */
 static bool key_permits(const struct model_cpu *c, const struct translation *t, enum kind k, bool user)
 {
-	bool ad = c->pkru >> (2 * t->key) & 1, wd = c->pkru >> (2 * t->key + 1) & 1;
+	bool on = t->user_address ? c->pke : c->pks;
+	uint32_t rights = t->user_address ? c->pkru : c->pkrs;
+	bool ad = rights >> (2 * t->key) & 1, wd = rights >> (2 * t->key + 1) & 1;
 
-	if (!c->lma || !c->pke || k == FETCH || !t->user_address)
+	if (!c->lma || !on || k == FETCH)
 		return true;
-	return !ad && !(wd && k == WRITE && (user || c->wp));
+	return !ad && !(wd && k == WRITE && ((user && t->user_address) || c->wp));
 }
 
 static bool permitted(const struct model_cpu *c, const struct model_access *a, const struct translation *t, enum kind k, bool user)

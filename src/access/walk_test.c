@@ -88,6 +88,7 @@ static struct model_cpu model_of(const struct acc_cpu *c)
 		.pg = c->cr0 & CR0_PG, .wp = c->cr0 & CR0_WP,
 		.pse = c->cr4 & CR4_PSE, .pae = c->cr4 & CR4_PAE, .la57 = c->cr4 & CR4_LA57,
 		.smep = c->cr4 & CR4_SMEP, .smap = c->cr4 & CR4_SMAP, .pke = c->cr4 & CR4_PKE,
+		.pks = c->cr4 & CR4_PKS, .pkrs = c->pkrs,
 		.lma = c->efer & EFER_LMA, .nxe = c->efer & EFER_NX,
 		.ac = c->ac, .cr3 = c->cr3, .pkru = c->pkru, .maxphyaddr = c->maxphyaddr,
 	};
@@ -227,17 +228,19 @@ static void begin(struct machine *m, const struct format *f)
 	m->cases = m->faults = 0;
 }
 
-/* The control bits: five of one kind, and protection keys off or in their four states for key 1. */
-#define N_CONTROL (32u * 5u)
+/* The control bits: five of one kind, and protection keys off or in their four states for key 1, of user and of supervisor pages. */
+#define N_CONTROL (32u * 9u)
 static bool set_control(struct machine *m, const struct format *f, unsigned i)
 {
 	unsigned keys = i / 32;
 
 	m->cpu->cr0 = CR0_PE | CR0_PG | (i & 1 ? CR0_WP : 0);
-	m->cpu->cr4 = f->cr4 | (i & 2 ? CR4_SMEP : 0) | (i & 4 ? CR4_SMAP : 0) | (keys ? CR4_PKE : 0);
+	m->cpu->cr4 = f->cr4 | (i & 2 ? CR4_SMEP : 0) | (i & 4 ? CR4_SMAP : 0) | (keys && keys < 5 ? CR4_PKE : keys ? CR4_PKS : 0);
 	m->cpu->ac = i & 8;
 	m->cpu->efer = f->efer | (i & 16 ? EFER_NX : 0);
-	m->cpu->pkru = keys ? (keys - 1) << 2 : 0;
+	/* The other register is full of what would be seen if it counted. */
+	m->cpu->pkru = keys && keys < 5 ? (keys - 1) << 2 : ~0u;
+	m->cpu->pkrs = keys < 5 ? ~0u : (keys - 5) << 2;
 	/* In the 32-bit format NXE and keys do nothing: half of the one and one of the other is enough. */
 	return f->size == 8 || keys < 2;
 }
@@ -391,6 +394,8 @@ static void random_control(struct machine *m, const struct format *f, uint64_t *
 
 	set_control(m, f, r % 32 + (r >> 8 & 1) * 32);
 	m->cpu->pkru = (uint32_t)next_random(s);
+	m->cpu->pkrs = (uint32_t)next_random(s);
+	m->cpu->cr4 |= next_random(s) & CR4_PKS;
 	if (r >> 9 & 1 && f->size == 4)
 		m->cpu->cr4 &= ~CR4_PSE;
 	m->cpu->cr3 = (r >> 16 & 15) << 12;

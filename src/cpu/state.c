@@ -110,7 +110,7 @@ void cpu_reset(struct vcpu *c, bool init)
 		c->msr.pat = 0x0007040600070406ull;
 		c->msr.misc_enable = 0x1801;
 		c->msr.smbase = 0x30000;
-		c->acc.pkru = 0;
+		c->acc.pkru = c->acc.pkrs = 0;
 		cpu_fpu_reset(c);
 	}
 	acc_paging_changed(&c->acc, old_cr0, old_cr4, old_efer);

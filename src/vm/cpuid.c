@@ -38,6 +38,8 @@ enum { EAX, EBX, ECX, EDX };
 #define LEAF7_EBX_SET B(1)
 /* UMIP PKU GFNI VAES VPCLMUL LA57 RDPID MOVDIRI MOVDIR64B */
 #define LEAF7_ECX (B(2) | B(3) | B(8) | B(9) | B(10) | B(16) | B(22) | B(27) | B(28))
+/* PKS: ours in any case, the walk is in software */
+#define LEAF7_ECX_SET B(31)
 /* FSRM MD_CLEAR SERIALIZE SPEC_CTRL STIBP L1D_FLUSH SSBD */
 #define LEAF7_EDX (B(4) | B(10) | B(14) | B(26) | B(27) | B(28) | B(31))
 #define LEAF7_EDX_SET B(29)	/* ARCH_CAPABILITIES */
@@ -57,7 +59,7 @@ static const struct row {
 	{ 1, 0, { ANY, 0x0000ff00, LEAF1_ECX, LEAF1_EDX }, { 0, 0, LEAF1_ECX_SET, B(9) } },
 	{ 2, 0, { ANY, ANY, ANY, ANY }, { 0 } },
 	{ 6, 0, { 0 }, { B(2) } },
-	{ 7, 0, { 0, LEAF7_EBX, LEAF7_ECX, LEAF7_EDX }, { 0, LEAF7_EBX_SET, 0, LEAF7_EDX_SET } },
+	{ 7, 0, { 0, LEAF7_EBX, LEAF7_ECX, LEAF7_EDX }, { 0, LEAF7_EBX_SET, LEAF7_ECX_SET, LEAF7_EDX_SET } },
 	{ 7, 1, { B(10) | B(11) | B(12) }, { 0 } },		/* fast short strings */
 	{ 7, 2, { 0 }, { 0, 0, 0, B(4) } },			/* BHI_CTRL: kernels then skip their loop at each system call */
 	{ 0x80000001, 0, { ANY, 0, EXT1_ECX, EXT1_EDX }, { 0 } },

@@ -324,7 +324,7 @@ static void commit(struct vcpu *c, const struct loaded *x, bool wide, unsigned x
 
 		if (pkru != c->acc.pkru) {
 			c->acc.pkru = pkru;
-			acc_pkru_changed(&c->acc);
+			acc_keys_changed(&c->acc);
 		}
 	}
 }

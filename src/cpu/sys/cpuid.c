@@ -37,7 +37,7 @@ static const struct { uint64_t cr4; struct feature need; } cr4_bits[] = {
 	{ CR4_VME | CR4_PVI, F1D(1) }, { CR4_TSD, F1D(4) }, { CR4_DE, F1D(2) }, { CR4_PSE, F1D(3) }, { CR4_PAE, F1D(6) },
 	{ CR4_MCE, { 0 } }, { CR4_PGE, F1D(13) }, { CR4_PCE, { 0 } }, { CR4_OSFXSR, F1D(24) }, { CR4_OSXMMEXCPT, F1D(25) },
 	{ CR4_UMIP, F7C(2) }, { CR4_LA57, F7C(16) }, { CR4_FSGSBASE, F7B(0) }, { CR4_PCIDE, F1C(17) }, { CR4_OSXSAVE, F1C(26) },
-	{ CR4_SMEP, F7B(7) }, { CR4_SMAP, F7B(20) }, { CR4_PKE, F7C(3) },
+	{ CR4_SMEP, F7B(7) }, { CR4_SMAP, F7B(20) }, { CR4_PKE, F7C(3) }, { CR4_PKS, F7C(31) },
 };
 
 const struct cpu_cpuid *cpu_cpuid_find(const struct vcpu *c, uint32_t function, uint32_t index)

@@ -96,7 +96,7 @@ void sys_wrpkru(struct vcpu *c, const struct cpu_op *o)
 	}
 	if (c->acc.pkru != (uint32_t)c->gpr[RAX]) {
 		c->acc.pkru = (uint32_t)c->gpr[RAX];
-		acc_pkru_changed(&c->acc);
+		acc_keys_changed(&c->acc);
 	}
 	CPU_NEXT(c, o);
 }
