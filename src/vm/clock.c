@@ -37,6 +37,7 @@
 #define FEATURE_CLOCK_OLD	BIT(0)
 #define FEATURE_CLOCK		BIT(3)
 #define FEATURE_STEAL		BIT(5)
+#define FEATURE_PV_EOI		BIT(6)
 #define FEATURE_POLL		BIT(12)
 
 /* ---- the host --------------------------------------------------------------------------------------------------------- */
@@ -448,9 +449,10 @@ int vm_pv_msr_set(struct vm_vcpu *v, uint32_t index, bool host, uint64_t value)
 			return -EINVAL;
 		v->poll_msr = value;
 		return 0;
+	case MSR_PV_EOI:
+		return has_feature(v, FEATURE_PV_EOI) ? vm_pv_eoi_set_msr(v, value) : -EINVAL;
 	/* Not offered: a client may restore the 0 it once saved. */
 	case MSR_ASYNC_PF:
-	case MSR_PV_EOI:
 	case MSR_ASYNC_INT:
 	case MSR_ASYNC_ACK:
 	case MSR_MIGRATION:
@@ -477,8 +479,10 @@ int vm_pv_msr_get(struct vm_vcpu *v, uint32_t index, bool host, uint64_t *value)
 	case MSR_POLL:
 		*value = v->poll_msr;
 		return has_feature(v, FEATURE_POLL) ? 0 : -EINVAL;
-	case MSR_ASYNC_PF:
 	case MSR_PV_EOI:
+		*value = v->pv_eoi_msr;
+		return has_feature(v, FEATURE_PV_EOI) ? 0 : -EINVAL;
+	case MSR_ASYNC_PF:
 	case MSR_ASYNC_INT:
 	case MSR_ASYNC_ACK:
 	case MSR_MIGRATION:

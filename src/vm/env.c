@@ -22,6 +22,7 @@ static bool mmio_read(struct vcpu *c, struct gpa gpa, unsigned len, uint8_t *dat
 {
 	struct vm_vcpu *v = vm_vcpu_of(c);
 
+	vm_pv_eoi_sync(v);
 	if (!v->vm->irqchip || !dev_mmio(v->vm->irqchip, v->lapic, gpa, len, data, false))
 		return false;
 	v->stats.device_accesses++;
@@ -37,6 +38,7 @@ static bool mmio_write(struct vcpu *c, struct gpa gpa, unsigned len, const uint8
 	const char *by;
 
 	memcpy(copy, data, len < 8 ? len : 8);
+	vm_pv_eoi_sync(v);
 	if (v->vm->irqchip && dev_mmio(v->vm->irqchip, v->lapic, gpa, len, copy, true))
 		by = "device";
 	else if (vm_ioeventfd_write(v->vm, false, gpa.v, len, copy))
@@ -169,6 +171,9 @@ static bool intr_pending(struct vcpu *c)
 	verify_after_dma(v);
 	if (c->dbg.control & KVM_GUESTDBG_ENABLE && c->dbg.control & KVM_GUESTDBG_BLOCKIRQ)
 		return false;
+	/* What came meanwhile may wait for an EOI that is only a cleared byte so far. */
+	if (v->lapic && dev_lapic_pending(v->lapic) & DEV_PEND_PV_EOI)
+		vm_pv_eoi_sync(v);
 	if (v->lapic && dev_lapic_pending(v->lapic) & DEV_PEND_INTR)
 		return true;
 	if (v->user_vector >= 0 && dev_lapic_accepts_extint(v->lapic))
@@ -181,6 +186,7 @@ static int intr_ack(struct vcpu *c)
 	struct vm_vcpu *v = vm_vcpu_of(c);
 	int vector = -1;
 
+	vm_pv_eoi_sync(v);
 	if (v->user_vector >= 0 && dev_lapic_accepts_extint(v->lapic)) {
 		vector = v->user_vector;
 		v->user_vector = -1;
@@ -195,6 +201,7 @@ static int intr_ack(struct vcpu *c)
 		}
 		return -1;
 	}
+	vm_pv_eoi_arm(v);
 	v->stats.irq_injections++;
 	gw_trace(inject, (int)v->index, c->stats.insns, (unsigned)vector, v->lapic ? "lapic" : "client");
 	return vector;

@@ -22,7 +22,7 @@
 
 /* State to save that the processor does not own; the processor's list goes before it. */
 const uint32_t vm_msr_list[] = {
-	MSR_TSC, MSR_TSC_ADJUST, MSR_TSC_DEADLINE, 0x12, 0x11, 0x4b564d01, 0x4b564d00, 0x4b564d03, 0x4b564d05,
+	MSR_TSC, MSR_TSC_ADJUST, MSR_TSC_DEADLINE, 0x12, 0x11, 0x4b564d01, 0x4b564d00, 0x4b564d03, 0x4b564d04, 0x4b564d05,
 };
 const unsigned vm_n_msr_list = ARRAY_SIZE(vm_msr_list);
 
@@ -158,11 +158,13 @@ int vm_msr_set(struct vm_vcpu *v, uint32_t index, uint64_t value)
 
 int vm_env_rdmsr(struct vcpu *c, uint32_t index, uint64_t *value)
 {
+	vm_pv_eoi_sync(vm_vcpu_of(c));
 	return get(vm_vcpu_of(c), index, false, value) ? 1 : 0;
 }
 
 int vm_env_wrmsr(struct vcpu *c, uint32_t index, uint64_t value)
 {
+	vm_pv_eoi_sync(vm_vcpu_of(c));
 	return set(vm_vcpu_of(c), index, false, value) ? 1 : 0;
 }
 

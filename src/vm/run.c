@@ -389,6 +389,7 @@ static int run_guest(struct vm_vcpu *v)
 	v->c.host_fault_hva = 0;
 	vm_vapic_show(v);
 	e = cpu_run(&v->c);
+	vm_pv_eoi_sync(v);
 	vm_vapic_take(v);
 	v->stats.exits++;
 	if ((unsigned)e >= ARRAY_SIZE(exits))

@@ -66,7 +66,7 @@ enum vm_pending {
 
 /* Counters of one vCPU that the cpu folder does not keep; names in stats.def. */
 struct vm_stats {
-	uint64_t exits, io_exits, mmio_exits, halt_exits, irq_window_exits, signal_exits, irq_injections, nmi_injections,
+	uint64_t exits, io_exits, mmio_exits, halt_exits, irq_window_exits, signal_exits, irq_injections, nmi_injections, pv_eois,
 		 hypercalls, host_kicks, device_accesses, blocks, block_ns, debug_exits, msr_exits;
 };
 
@@ -151,7 +151,7 @@ struct vm_vcpu {
 	uint64_t clock_msr, wall_msr, steal_msr, pv_eoi_msr, poll_msr;
 	struct dev_pvclock_time clock_page;
 	bool is_guest_stopped;		/* KVMCLOCK_CTRL */
-	bool is_pv_eoi_armed;
+	bool is_pv_eoi_armed;		/* the guest's byte is set; on the vCPU's own thread */
 	uint32_t steal_version;
 	uint64_t steal_ns, run_delay_ns, steal_at;	/* steal_at: host TSC of the last update */
 	bool is_pv_enforced;		/* KVM_CAP_ENFORCE_PV_FEATURE_CPUID */
@@ -429,6 +429,19 @@ bool vm_steal_due(const struct vm_vcpu *v);
 /* Guest memory on the host's behalf (origin PV), through the access path. False: not plain memory, or refused. */
 bool vm_pv_read(struct vm_vcpu *v, struct gpa gpa, void *buf, size_t len);
 bool vm_pv_write(struct vm_vcpu *v, struct gpa gpa, const void *buf, size_t len);
+
+/* ---- pv_eoi.c ---------------------------------------------------------------------------------------------------- */
+
+int vm_pv_eoi_set_msr(struct vm_vcpu *v, uint64_t value);	/* 0, -EINVAL */
+/* An interrupt was just acknowledged: let the guest end it by clearing its byte, if that hides nothing. */
+void vm_pv_eoi_arm(struct vm_vcpu *v);
+/* Does what the guest said by its byte, and takes it back: before anything that depends on what is in service. */
+void vm_pv_eoi_take(struct vm_vcpu *v);
+static inline void vm_pv_eoi_sync(struct vm_vcpu *v)
+{
+	if (unlikely(v->is_pv_eoi_armed))
+		vm_pv_eoi_take(v);
+}
 
 /* ---- cpuid.c ----------------------------------------------------------------------------------------------------- */
 

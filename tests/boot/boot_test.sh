@@ -42,6 +42,7 @@ boot --stats -- sh -c 'i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exit 7'
 share=$(sed -n 's/.*engine: .*: \([0-9.]*\) % translated.*/\1/p' "$dir/out")
 check "--stats says how much ran translated (${share:-nothing} %)" 7 $st 'engine: translate' '% translated'
 awk -v s="$share" 'BEGIN { exit !(s > 99) }'; st=$?; check 'and it is more than 99 %' 0 $st
+grep -q 'pv_eois [1-9]' "$dir/out"; st=$?; check 'the stock kernel ends interrupts by clearing its byte (PV EOI)' 0 $st
 boot -- sh -c 'echo from the guest; exit 7'; check "a command's exit status comes back" 7 $? 'from the guest'
 boot --cpus=2 -- sh -c 'echo cpus=$(grep -c ^processor /proc/cpuinfo); exit $(grep -c ^processor /proc/cpuinfo)'
 check 'two CPUs come up' 2 $? 'cpus=2'
