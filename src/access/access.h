@@ -76,6 +76,13 @@ struct acc_cpu {
 	struct acc_vm *vm;
 	const struct mem_map *map;	/* snapshot taken at the last safe point */
 	uint64_t jump_gen;		/* bumped by every flush: what was fetched by virtual address is stale */
+	/*
+	 * What translated code was entered under: while @stamp stays, every page fetched by virtual address is the same page, its
+	 * code has the same gen as far as this vCPU has looked (acc_notice_code), and the client wrote nothing.
+	 */
+	uint64_t stamp;
+	const _Atomic uint64_t *code_changes;	/* of all vCPUs */
+	uint64_t code_seen;
 	uint64_t watch[4];		/* pages never remembered in R and W: acc_watch() */
 	uint8_t n_watch;
 	struct acc_cpu_private *priv;	/* L2 TLB, counters, forget protocol: access/ only */
@@ -230,6 +237,16 @@ static inline const struct acc_fetch *acc_fetch_probe(struct acc_cpu *cpu, uint6
  */
 bool acc_mark_code(struct acc_cpu *cpu, const struct acc_fetch *page, unsigned offset, unsigned len);
 bool acc_store_done(struct acc_vm *vm, const uint8_t *hva, unsigned len);
+/* Look whether code was changed by anybody; the vCPU's own thread. */
+static inline void acc_notice_code(struct acc_cpu *cpu)
+{
+	uint64_t now = atomic_load_explicit(cpu->code_changes, memory_order_acquire);
+
+	if (unlikely(now != cpu->code_seen)) {
+		cpu->code_seen = now;
+		cpu->stamp++;
+	}
+}
 /* Would a store hit decoded code now? Only a hint: another vCPU may mark the line before the store; acc_store_done() decides. */
 bool acc_store_hits(struct acc_vm *vm, const uint8_t *hva, unsigned len);
 

@@ -118,7 +118,7 @@ struct acc_cpu_private {
 	/* Regions in which parts of a large page may be remembered (hashed), and the floors of those parts: INVLPG takes them all. */
 	uint64_t large_2m[LARGE_HASHES / 64], large_1g[8];
 	uint64_t floor_large[LARGE_HASHES];
-	uint64_t fetched[64];		/* pages handed out for execution since jump_gen moved (hashed) */
+	uint64_t fetched[64];		/* pages handed out for execution since jump_gen moved, and not in fetch[] any more (hashed) */
 
 	unsigned last_slot;		/* index into the map: a guess */
 	struct acc_fetch once;

@@ -80,6 +80,7 @@ static bool page_stored(struct acc_vm *vm, const uint8_t *hva, unsigned len)
 			atomic_fetch_add(&r->emptied, 1);
 		acc_perturb();
 		atomic_fetch_add(&r->gen, 1);
+		atomic_fetch_add(mem_code_changes(vm->code), 1);
 	}
 	pthread_mutex_unlock(&vm->code_lock);
 	return true;

@@ -33,6 +33,8 @@ const struct acc_fetch *acc_fetch_page(struct acc_cpu *cpu, struct gva gva, stru
 	if (!(out->silent & ACC_X)) {
 		f = &cpu->priv->once;
 		page = ~0ull;
+	} else if (f->tag != ~0ull) {
+		note_fetched(cpu->priv, f->tag);	/* it loses its place, not its right */
 	}
 	*f = (struct acc_fetch){ .tag = ~0ull, .hva = hva, .gpa = GPA(rq->gpa.v & ~GW_PAGE_MASK), .code = mem_code_of(cpu->vm->code, hva) };
 	if (!f->code) {
@@ -42,9 +44,7 @@ const struct acc_fetch *acc_fetch_page(struct acc_cpu *cpu, struct gva gva, stru
 		return NULL;
 	}
 	f->tag = page;
-	if (f != &cpu->priv->once) {
+	if (f != &cpu->priv->once)
 		acc_tlb_list_fetch(cpu, (unsigned)(f - cpu->fetch), acc_tlb_is_global(rq));
-		note_fetched(cpu->priv, gva.v);
-	}
 	return f;
 }

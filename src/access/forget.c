@@ -455,6 +455,8 @@ int acc_cpu_init(struct acc_cpu *cpu, struct acc_vm *vm)
 	p->cpu = cpu;
 	cpu->priv = p;
 	cpu->vm = vm;
+	cpu->stamp = 1;
+	cpu->code_changes = mem_code_changes(vm->code);
 	cpu->in_guest = false;
 	cpu->n_watch = 0;
 	if (!cpu->maxphyaddr)

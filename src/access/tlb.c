@@ -95,6 +95,7 @@ static void l1_fill(struct acc_cpu *cpu, enum acc_mode mode, uint64_t gva_page, 
 static void jumps_are_stale(struct acc_cpu *cpu)
 {
 	cpu->jump_gen++;
+	cpu->stamp++;
 	memset(cpu->priv->fetched, 0, sizeof(cpu->priv->fetched));
 }
 
@@ -185,6 +186,7 @@ static void l1_drop_page(struct acc_cpu *cpu, uint64_t page)
 	unsigned i = slot_of(page);
 	unsigned f = page >> GW_PAGE_SHIFT & (ACC_FETCH_SIZE / 2 - 1);
 	unsigned hash = page >> GW_PAGE_SHIFT & 4095;
+	bool is_fetched = cpu->priv->fetched[hash / 64] >> (hash % 64) & 1;
 
 	for (unsigned m = 0; m < ACC_N_MODES; m++) {
 		if (cpu->tlb[m].r[i].tag == page)
@@ -193,9 +195,11 @@ static void l1_drop_page(struct acc_cpu *cpu, uint64_t page)
 			set_empty(&cpu->tlb[m].w[i], i);
 	}
 	for (unsigned half = 0; half < ACC_FETCH_SIZE; half += ACC_FETCH_SIZE / 2)
-		if (cpu->fetch[f + half].tag == page)
+		if (cpu->fetch[f + half].tag == page) {
 			cpu->fetch[f + half].tag = FETCH_EMPTY;
-	if (cpu->priv->fetched[hash / 64] >> (hash % 64) & 1)
+			is_fetched = true;
+		}
+	if (is_fetched)
 		jumps_are_stale(cpu);
 }
 

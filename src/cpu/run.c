@@ -39,6 +39,7 @@ bool cpu_jump(struct vcpu *c, const struct cpu_op *o, uint64_t target)
 void cpu_memory_touched(struct vcpu *c)
 {
 	c->verify_epoch++;
+	c->acc.stamp++;
 }
 
 void cpu_io_answer(struct vcpu *c, const uint8_t *data)

@@ -24,6 +24,7 @@ struct code_chunk {
 
 struct mem_code_map {
 	pthread_mutex_t create;
+	_Atomic uint64_t changes;
 	_Atomic(struct code_chunk *) bucket[1u << HASH_BITS];
 };
 
@@ -134,4 +135,10 @@ void mem_code_drop(struct mem_code_map *m, const uint8_t *hva, uint64_t len)
 		}
 		page = stop;
 	}
+	atomic_fetch_add(&m->changes, 1);
+}
+
+_Atomic uint64_t *mem_code_changes(struct mem_code_map *m)
+{
+	return &m->changes;
 }

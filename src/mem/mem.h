@@ -112,5 +112,7 @@ struct mem_code *mem_code_of(struct mem_code_map *m, const uint8_t *hva);
 struct mem_code *mem_code_find(struct mem_code_map *m, const uint8_t *hva);
 /* Every record of [hva, hva + len) gets another gen and no lines: the client may do with this memory what it wants. */
 void mem_code_drop(struct mem_code_map *m, const uint8_t *hva, uint64_t len);
+/* A count that moves after any record's gen has changed. Whoever changes a gen adds to it. */
+_Atomic uint64_t *mem_code_changes(struct mem_code_map *m);
 
 #endif

@@ -276,11 +276,11 @@ static bool take_options(struct translator *k, const char *s)
 #define HWCAP2_FSGSBASE 2
 #endif
 
-/* The jump caches, the epochs of pages, then the code: one after the other in the address space, so that code reaches them by displacement. */
+/* The jump caches, the epochs of pages, the stamps of units, the predictions, then the code: one after the other in the address space, so that code reaches them by displacement. */
 static int map_code(struct translator *k)
 {
 	size_t jumps = ACC_N_MODES * sizeof(struct tr_jump) << TR_JUMP_BITS, epochs = TR_MAX_PAGES * sizeof(*k->epochs);
-	size_t near = jumps + epochs + TR_MAX_SITES * sizeof(*k->site);
+	size_t stamps = k->size / TR_UNIT_MIN * sizeof(*k->stamps), near = jumps + epochs + stamps + TR_MAX_SITES * sizeof(*k->site);
 	uint8_t *base = mmap(NULL, near + k->size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	int fd, err = -ENOMEM;
 
@@ -304,7 +304,8 @@ static int map_code(struct translator *k)
 	for (unsigned m = 0; m < ACC_N_MODES; m++)
 		k->jump[m] = (struct tr_jump *)base + ((size_t)m << TR_JUMP_BITS);
 	k->epochs = (uint64_t *)(base + jumps);
-	k->site = (struct tr_site *)(base + jumps + epochs);
+	k->stamps = (uint64_t *)(base + jumps + epochs);
+	k->site = (struct tr_site *)(base + jumps + epochs + stamps);
 	err = 0;
 out:
 	close(fd);
@@ -330,7 +331,7 @@ static int prepare(struct vcpu *c, struct translator *k)
 
 	if (err)
 		return err;
-	k->max_units = k->size / 128;
+	k->max_units = k->size / TR_UNIT_MIN;
 	k->unit = malloc(k->max_units * sizeof(*k->unit));
 	k->meta = mmap(NULL, TR_META_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (k->meta == MAP_FAILED)

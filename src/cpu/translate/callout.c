@@ -70,6 +70,7 @@ bool tr_one(struct vcpu *c, uint32_t id)
 	c->tr_tail = NULL;
 	if (!run_one(c, t, n))
 		return false;
+	acc_notice_code(&c->acc);
 	/*
 	 * What the unit was compiled for must still hold, else the dispatcher finds another. So must its code: the instruction may
 	 * be a serializing one, after which code that another CPU has written is executed, and links forward look at nothing.
@@ -195,6 +196,7 @@ static uint64_t go_on(struct vcpu *c, struct tr_unit **out)
 		if (crossing && !run_crossing(c, crossing))
 			return leave_now(c);
 	} while (crossing);
+	acc_notice_code(&c->acc);
 	b = block_here(c);
 	if (!b)
 		return leave_now(c);
@@ -248,6 +250,7 @@ uint64_t tr_entry(struct vcpu *c, uint32_t id)
 	if (likely(page && page->code == t->b->code && !t->dead &&
 		   t->b->gen == atomic_load_explicit(&t->b->code->gen, memory_order_relaxed))) {
 		tr_page_verify(c, t->page);
+		acc_notice_code(&c->acc);
 		if (likely(!t->dead))
 			return tr_rx(k, t->body);
 	}
@@ -342,6 +345,7 @@ static void op_counted(struct vcpu *c, const struct cpu_op *o)
 		return;
 	}
 	c->stats.insns -= b->n;		/* the unit counts them */
+	acc_notice_code(&c->acc);
 	enter(c, tr_rx(k, t->body));
 }
 

@@ -261,16 +261,33 @@ static void stub(struct tr_compiler *x, const uint32_t *at, unsigned n, unsigned
 	e_jmp_to(&x->e, routine);
 }
 
-struct entry_jumps { uint32_t moved[3], stale[2]; };
+struct entry_jumps { uint32_t other, moved[3], stale[2]; };
 
+/* What `mapped` has to know is known if nothing has moved since it was looked at: acc.stamp. */
 static void emit_entries(struct tr_compiler *x, struct entry_jumps *j)
+{
+	struct tr_emit *e = &x->e;
+
+	x->k->stamps[x->u->index] = 0;
+	x->u->mapped = e_here(e);
+	e_load(e, HR_9, RM_VCPU(acc.stamp));
+	e_near(e, 0x39, HR_9, x->k, &x->k->stamps[x->u->index]);
+	j->other = e_jcc(e, CC_NE);
+	x->u->body = e_here(e);
+	e_alu_i(e, true, 5, RM_VCPU(tr_left), x->b->n);
+	j->stale[0] = e_jcc(e, CC_S);
+}
+
+/* Something has moved: look at all of it. */
+static void emit_check(struct tr_compiler *x, struct entry_jumps *j)
 {
 	unsigned slot = (x->rip >> GW_PAGE_SHIFT & (ACC_FETCH_SIZE / 2 - 1)) | (x->u->mode == ACC_MODE_USER ? ACC_FETCH_SIZE / 2 : 0);
 	size_t fetch = offsetof(struct vcpu, acc.fetch) + slot * sizeof(struct acc_fetch);
 	uint64_t page = x->rip & ~GW_PAGE_MASK;
 	struct tr_emit *e = &x->e;
 
-	x->u->mapped = e_here(e);
+	x->u->check = e_here(e);
+	e_patch_here(e, j->other);
 	if ((uint64_t)(int64_t)(int32_t)page == page) {
 		e_alu_i(e, true, 7, rm_gs(fetch + offsetof(struct acc_fetch, tag)), (int32_t)page);
 	} else {
@@ -281,16 +298,15 @@ static void emit_entries(struct tr_compiler *x, struct entry_jumps *j)
 	e_mov_i(e, HR_9, (uint64_t)(uintptr_t)x->b->code);
 	e_op(e, true, 0x39, HR_9, rm_gs(fetch + offsetof(struct acc_fetch, code)));
 	j->moved[1] = e_jcc(e, CC_NE);
-	e_load_near(e, HR_9, x->k, x->u->page->epoch);
-	e_op(e, true, 0x39, HR_9, RM_VCPU(verify_epoch));
+	e_near(e, 0x8b, HR_10, x->k, x->u->page->epoch);
+	e_op(e, true, 0x39, HR_10, RM_VCPU(verify_epoch));
 	j->moved[2] = e_jcc(e, CC_NE);
-	e_mov_i(e, HR_9, (uint64_t)(uintptr_t)x->b->code);
 	e_put(e, &(struct tr_enc){ .opcode = 0x81, .reg = 7, .rm = rm_mem(HR_9, offsetof(struct mem_code, gen)), .n_imm = 4,
 				   .imm = { (uint8_t)x->b->gen, (uint8_t)(x->b->gen >> 8), (uint8_t)(x->b->gen >> 16), (uint8_t)(x->b->gen >> 24) } });
-	j->stale[0] = e_jcc(e, CC_NE);
-	x->u->body = e_here(e);
-	e_alu_i(e, true, 5, RM_VCPU(tr_left), x->b->n);
-	j->stale[1] = e_jcc(e, CC_S);
+	j->stale[1] = e_jcc(e, CC_NE);
+	e_load(e, HR_9, RM_VCPU(acc.stamp));
+	e_near(e, 0x89, HR_9, x->k, &x->k->stamps[x->u->index]);
+	e_jmp_to(e, x->u->body);
 }
 
 /* ---- liveness ------------------------------------------------------------------------------------------------------------------------ */
@@ -373,6 +389,7 @@ static void emit(struct tr_compiler *x)
 	tr_sites_out_of_line(x);
 	for (unsigned i = 0; i < x->n_slow; i++)
 		emit_slow(x, &x->slow[i]);
+	emit_check(x, &j);
 	stub(x, j.moved, 3, 0, x->k->at.entry);
 	stub(x, j.stale, 2, 0, x->k->at.stale);
 	for (unsigned i = 0; i < 2; i++)

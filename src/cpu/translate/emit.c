@@ -161,7 +161,7 @@ void e_call_to(struct tr_emit *e, uint32_t target)
 	e4(e, target - (e_here(e) + 4));
 }
 
-static void near(struct tr_emit *e, unsigned opcode, unsigned reg, const struct translator *k, const void *p)
+void e_near(struct tr_emit *e, unsigned opcode, unsigned reg, const struct translator *k, const void *p)
 {
 	e1(e, 0x48 | (reg & 8 ? 4 : 0));
 	e1(e, opcode);
@@ -177,12 +177,7 @@ void e_near32(struct tr_emit *e, unsigned opcode, unsigned reg, const struct tra
 	e4(e, (uint32_t)((uint64_t)(uintptr_t)p - (tr_rx(k, e_here(e)) + 4)));
 }
 
-void e_load_near(struct tr_emit *e, unsigned reg, const struct translator *k, const void *p)
-{
-	near(e, 0x8b, reg, k, p);
-}
-
 void e_lea_near(struct tr_emit *e, unsigned reg, const struct translator *k, const void *p)
 {
-	near(e, 0x8d, reg, k, p);
+	e_near(e, 0x8d, reg, k, p);
 }

@@ -65,8 +65,8 @@ void e_alu_i(struct tr_emit *e, bool w, unsigned n, struct tr_rm rm, int32_t imm
 void e_mov_i(struct tr_emit *e, unsigned reg, uint64_t v);
 void e_shift_i(struct tr_emit *e, bool w, unsigned n, unsigned reg, unsigned count);
 
-/* MOV and LEA of what lies near the code; the address is that of the executable mapping. */
-void e_load_near(struct tr_emit *e, unsigned reg, const struct translator *k, const void *p);
+/* Any opcode on what lies near the code, which is addressed from the executable mapping. */
+void e_near(struct tr_emit *e, unsigned opcode, unsigned reg, const struct translator *k, const void *p);
 /* The same for 32-bit values, MOV either way (8B, 89). */
 void e_near32(struct tr_emit *e, unsigned opcode, unsigned reg, const struct translator *k, const void *p);
 void e_lea_near(struct tr_emit *e, unsigned reg, const struct translator *k, const void *p);

@@ -8,7 +8,8 @@
  * are in c->cc or dead. r9, r10 and r11 are scratch.
  *
  * Two entries. `mapped` checks that the page of the unit is still the one fetched at its address, was compared since the client
- * last may have written, and that its code has not changed; `body` nothing: links within a page go there. Both count the unit's
+ * last may have written, and that its code has not changed; all of that once for each value of acc.stamp, which moves when any of
+ * it may have changed. `body` checks nothing: links within a page go there. Both count the unit's
  * instructions, and leave when the budget is used up: at most CPU_POLL_INSNS instructions (some microseconds) after somebody wanted
  * the vCPU or another one changed the code. What the vCPU itself changes in the page it executes is seen at once: such a store
  * goes through C (tr_one), which looks. Handlers called from units look for attention, too.
@@ -20,6 +21,7 @@
 
 #define TR_CODE_SIZE	(64u << 20)	/* default; code=MIB of GUESTWARD_ENGINE */
 #define TR_UNIT_ROOM	(48u << 10)	/* no unit is longer */
+#define TR_UNIT_MIN	128u			/* the shortest on average */
 #define TR_META_SIZE	(24u << 20)
 #define TR_JUMP_BITS	15
 #define NO_STI		BIT64(63)	/* no address of code: not canonical */
@@ -52,6 +54,7 @@ struct tr_unit {
 	uint8_t n_faults, n_links;
 	uint32_t index;
 	uint32_t mapped, body, end;	/* offsets of code */
+	uint32_t check;		/* where `mapped` goes when the stamp is another */
 	uint32_t by_handler;	/* a bit for each instruction whose form is not translated */
 	uint16_t *at;		/* for dumps: where each instruction's code begins, from @mapped; then what is out of line */
 	struct tr_unit *of_block, *of_page;	/* next in the lists of the block and of the page */
@@ -114,6 +117,7 @@ struct translator {
 	uint32_t n_units, max_units;
 	struct tr_page *page[TR_PAGE_HASH];
 	uint64_t *epochs;		/* of pages */
+	uint64_t *stamps;		/* of units: acc.stamp when `mapped` last looked; 0: never */
 	unsigned n_pages;
 
 	void *compiler;			/* struct tr_compiler, too large for the stack */

@@ -80,7 +80,7 @@ void tr_report(const struct vcpu *c, void (*line)(void *opaque, const char *text
 static const struct { size_t at, size; const char *name; } fields[] = {
 #define FIELD(f) { offsetof(struct vcpu, f), sizeof(((struct vcpu *)0)->f), #f }
 	FIELD(acc.attention), FIELD(acc.cpl), FIELD(acc.mode), FIELD(acc.cr4), FIELD(eflags), FIELD(intr_blocked), FIELD(gpr), FIELD(cc), FIELD(seg_base), FIELD(tr_left), FIELD(tr_vec), FIELD(acc.fetch),
-	FIELD(acc.tlb), FIELD(verify_epoch), FIELD(fpu), FIELD(rip),
+	FIELD(acc.stamp), FIELD(acc.tlb), FIELD(verify_epoch), FIELD(fpu), FIELD(rip),
 #undef FIELD
 };
 
@@ -168,7 +168,7 @@ static void unit(const struct out *o, const struct translator *k, const struct t
 
 	say(o, "block: unit %u of %llx, %s, %u instructions, %u bytes at %06x%s", t->index, (unsigned long long)t->rip,
 	    t->mode < N_OF(modes) ? modes[t->mode] : "?", t->b->n, t->end - t->mapped, t->mapped, t->dead ? ", dead" : "");
-	say(o, "mapped: is the page of this address still the same, compared since the client last may have written, its code as it was?");
+	say(o, "mapped: has anything moved since this was looked at?");
 	host_code(o, k, t, t->mapped, t->body);
 	say(o, "body: count; leave when the budget is used up");
 	host_code(o, k, t, t->body, t->mapped + t->at[0]);
