@@ -180,7 +180,7 @@ enum gw_mon_op {
 	GW_MON_OP_REQUIRED,		/* a[0]: a violation without a monitor stops the VM; otherwise the page is set free */
 	GW_MON_OP_STEP,			/* a[0] vCPU, a[1] on */
 	GW_MON_OP_INJECT,		/* a[0] vCPU, a[1] vector, a[2] type, a[3] error (~0 none), a[4] length, a[5] CR2. -EBUSY: one waits already */
-	GW_MON_OP_PAUSE,		/* all vCPUs; counts */
+	GW_MON_OP_PAUSE,		/* all vCPUs; counts. When it returns none executes the guest (from a callback: they soon will not) */
 	GW_MON_OP_RESUME,
 	GW_MON_OP_RESUME_ALL,		/* also what a policy has paused */
 	GW_MON_OP_INFO,			/* r[0] vCPUs, r[1] highest gfn, r[2] events so far, r[3] walk mode */
@@ -199,6 +199,19 @@ enum gw_mon_op {
 	 * one a vCPU, at most GW_MON_MAX_CHANNEL.
 	 */
 	GW_MON_OP_ATTACH,
+	/*
+	 * Registers of a vCPU between two instructions; it is interrupted for that, paused or not. Not from a callback (-EDEADLK): its
+	 * event has them. SET: payload; -EINVAL for what KVM_SET_SREGS would refuse. A question that stands is withdrawn if RIP moves.
+	 */
+	GW_MON_OP_GET_REGS,		/* a[0] vCPU; payload: struct gw_mon_regs */
+	GW_MON_OP_SET_REGS,		/* a[0] vCPU, payload: struct gw_mon_regs */
+	/*
+	 * Memory to be mapped: a[0] gfn; r[0] descriptor (a session gets it with the reply), r[1] first gfn that lies in it, r[2] pages
+	 * from there, r[3] where the first of them is in the file. What is stored through it is not judged and not in the dirty log; stored
+	 * code is executed by a vCPU that was paused or asked about something meanwhile, and by others when they enter KVM_RUN next.
+	 * -EOPNOTSUPP: the client's memory is no file of its own, mapped shared, or it may be private.
+	 */
+	GW_MON_OP_MAP,
 	GW_MON_N_OPS
 };
 

@@ -148,7 +148,7 @@ static bool serve_one(struct session *s)
 			c.reply = (struct gw_mon_reply){ .err = (int32_t)err };
 		if (c.cmd.op == GW_MON_OP_DETACH && !c.reply.err)
 			s->is_attached = false;
-		if (c.cmd.op == GW_MON_OP_WAKE_FD && !c.reply.err)
+		if ((c.cmd.op == GW_MON_OP_WAKE_FD || c.cmd.op == GW_MON_OP_MAP) && !c.reply.err)
 			fds[n++] = (int)c.reply.r[0];
 	}
 	ok = send_all(s->fd, &c.reply, sizeof(c.reply), fds, (unsigned)n) && send_all(s->fd, s->payload, c.reply.size, NULL, 0);

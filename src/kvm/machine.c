@@ -357,7 +357,8 @@ static long monitor_command(struct kvm_call *k)
 	}
 	if (in && kvm_copy_in(in, c->payload, c->cmd.size))
 		goto free_all;
-	if (c->cmd.op == GW_MON_OP_READ && c->payload_size < c->cmd.a[1]) {
+	if ((c->cmd.op == GW_MON_OP_READ && c->payload_size < c->cmd.a[1]) ||
+	    (c->cmd.op == GW_MON_OP_GET_REGS && c->payload_size < sizeof(struct gw_mon_regs))) {
 		err = -ENOBUFS;
 		goto free_all;
 	}

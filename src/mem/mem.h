@@ -77,6 +77,13 @@ static inline bool mem_slot_has_hva(const struct mem_slot *s, uintptr_t hva, uin
 int mem_map_change(const struct mem_map *old, const struct mem_slot *s, struct mem_map **out);
 void mem_map_free(struct mem_map *map);
 
+/*
+ * The file behind the client's mapping [hva, hva + len) at byte @at: a new descriptor of it, read-only if @read_only, that the caller
+ * closes. *first, *n: bytes of the range, around @at, that lie in the file in one piece; *offset: where *first is in it.
+ * -EOPNOTSUPP: not mapped shared from a file that this process has open.
+ */
+int mem_file_of(const uint8_t *hva, uint64_t len, uint64_t at, bool read_only, uint64_t *first, uint64_t *n, uint64_t *offset);
+
 /* Dirty log. mark is lock-free and may be called from any thread. */
 int mem_dirty_new(uint64_t n_pages, bool all_ones, struct mem_dirty **out);
 void mem_dirty_free(struct mem_dirty *d);

@@ -776,6 +776,43 @@ static int translate(struct call *c)
 	return c->m->host->translate_vcpu(c->m->vm, (unsigned)c->a[0], c->a[1], &c->r[0]) ? 0 : -ESRCH;
 }
 
+/* On the thread of a vCPU whose monitor is asking: waiting for another one, or for itself, could be for ever. */
+static int get_regs(struct call *c)
+{
+	struct gw_mon_regs r = { 0 };
+
+	if (mon_in_callback)
+		return -EDEADLK;
+	if (!vcpu_at(c->m, c->a[0]))
+		return -EINVAL;
+	c->m->host->get_vcpu(c->m->vm, (unsigned)c->a[0], &r);
+	memcpy(c->out, &r, sizeof(r));
+	*c->out_size = sizeof(r);
+	return 0;
+}
+
+static int set_regs(struct call *c)
+{
+	struct gw_mon_regs r;
+
+	if (mon_in_callback)
+		return -EDEADLK;
+	if (!vcpu_at(c->m, c->a[0]) || c->in_size != sizeof(r))
+		return -EINVAL;
+	memcpy(&r, c->in, sizeof(r));
+	return c->m->host->set_vcpu(c->m->vm, (unsigned)c->a[0], &r);
+}
+
+static int map(struct call *c)
+{
+	struct gfn first = GFN(0);
+	int fd = c->m->host->map(c->m->vm, GFN(c->a[0]), &first, &c->r[2], &c->r[3]);
+
+	c->r[0] = (uint64_t)fd;
+	c->r[1] = first.v;
+	return fd < 0 ? fd : 0;
+}
+
 static int each_rep(struct call *c)
 {
 	(void)c;
@@ -815,7 +852,8 @@ static int wake_fd(struct call *c)
 
 #define ATTACHED	1u	/* -ENODEV without a monitor */
 #define UNLOCKED	2u	/* without monitor.lock: waits for a vCPU */
-#define KICK		4u	/* vCPUs must notice before it returns */
+#define KICK		4u	/* vCPUs are made to notice */
+#define SYNC		8u	/* and have noticed when it returns, unless a callback asked */
 
 static const struct row { int (*fn)(struct call *c); unsigned flags; } rows[GW_MON_N_OPS] = {
 	[GW_MON_OP_DETACH] = { detach, 0 },
@@ -834,7 +872,7 @@ static const struct row { int (*fn)(struct call *c); unsigned flags; } rows[GW_M
 	[GW_MON_OP_REQUIRED] = { required, 0 },
 	[GW_MON_OP_STEP] = { step, KICK },
 	[GW_MON_OP_INJECT] = { inject, KICK },
-	[GW_MON_OP_PAUSE] = { pause_all, KICK },
+	[GW_MON_OP_PAUSE] = { pause_all, KICK | SYNC },
 	[GW_MON_OP_RESUME] = { resume, KICK },
 	[GW_MON_OP_RESUME_ALL] = { resume_all, KICK },
 	[GW_MON_OP_INFO] = { info, 0 },
@@ -847,6 +885,9 @@ static const struct row { int (*fn)(struct call *c); unsigned flags; } rows[GW_M
 	[GW_MON_OP_BLANKET] = { blanket, 0 },
 	[GW_MON_OP_LOST] = { lost, UNLOCKED },
 	[GW_MON_OP_WAKE_FD] = { wake_fd, UNLOCKED },
+	[GW_MON_OP_GET_REGS] = { get_regs, UNLOCKED },
+	[GW_MON_OP_SET_REGS] = { set_regs, UNLOCKED },
+	[GW_MON_OP_MAP] = { map, UNLOCKED },
 };
 
 void mon_command(struct monitor *m, const struct gw_mon_cmd *cmd, const void *in, struct gw_mon_reply *reply, void *out)
@@ -872,6 +913,8 @@ void mon_command(struct monitor *m, const struct gw_mon_cmd *cmd, const void *in
 		mon_wake_all(m);
 	for (unsigned i = 0; row->flags & KICK && i < m->host->n_vcpus(m->vm); i++)
 		m->host->kick(m->vm, i);
+	for (unsigned i = 0; row->flags & SYNC && !mon_in_callback && i < m->host->n_vcpus(m->vm); i++)
+		m->host->sync_vcpu(m->vm, i);
 }
 
 void mon_frames_added(struct monitor *m, struct gfn first, uint64_t n)

@@ -12,6 +12,8 @@
 
 #include "monitor/private.h"
 
+_Thread_local bool mon_in_callback;
+
 static int callback_open(struct monitor *m, struct gw_monitor_attach *a)
 {
 	if (!a->callback)
@@ -25,7 +27,9 @@ static int callback_send(struct monitor *m, struct mon_vcpu *v, const struct gw_
 {
 	v->answer = (struct gw_mon_answer){ .seq = ev->seq };
 	m->host->foreign(v->cpu, true);
+	mon_in_callback = true;
 	m->callback(m->opaque, ev, &v->answer);
+	mon_in_callback = false;
 	m->host->foreign(v->cpu, false);
 	if (ev->flags & GW_MON_F_SYNC)
 		v->state = MON_ANSWERED;

@@ -411,6 +411,7 @@ enum mon_outcome mon_ask(struct monitor *m, struct mon_vcpu *v, const struct mon
 	if (inside)
 		m->host->outside(v->cpu, true);
 	o = ask(m, v, key);
+	m->host->stood(v->cpu);
 	if (inside)
 		m->host->outside(v->cpu, false);
 	return o;
@@ -452,6 +453,8 @@ static void enter(void *ext, struct acc_cpu *cpu)
 	}
 	if (needs_alone(v))
 		m->host->alone(cpu, true);
+	else
+		m->host->stood(cpu);
 }
 
 static bool may_run(void *arg)
@@ -468,6 +471,7 @@ static bool stand(struct monitor *m, struct mon_vcpu *v)
 
 	m->host->outside(v->cpu, true);
 	ok = m->host->block(v->cpu, -1, -1, may_run, v);
+	m->host->stood(v->cpu);
 	m->host->outside(v->cpu, false);
 	return ok;
 }

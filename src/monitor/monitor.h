@@ -63,6 +63,15 @@ struct mon_host {
 	bool (*read)(void *vm, struct gpa gpa, void *buf, size_t len);
 	bool (*write)(void *vm, struct gpa gpa, const void *buf, size_t len);
 	bool (*translate_vcpu)(void *vm, unsigned vcpu, uint64_t gla, uint64_t *gpa);
+	/* Its monitor had time: code may have changed in a way that nobody told. */
+	void (*stood)(struct acc_cpu *cpu);
+	/* Returns when the vCPU has been between instructions since. Not on its own thread. */
+	void (*sync_vcpu)(void *vm, unsigned vcpu);
+	/* Registers of another thread's vCPU, between its instructions: waits for that. set: -EINVAL. */
+	void (*get_vcpu)(void *vm, unsigned vcpu, struct gw_mon_regs *out);
+	int (*set_vcpu)(void *vm, unsigned vcpu, const struct gw_mon_regs *r);
+	/* A descriptor of the file that holds @gfn; -ESRCH, -EOPNOTSUPP. */
+	int (*map)(void *vm, struct gfn gfn, struct gfn *first, uint64_t *pages, uint64_t *offset);
 	void (*log)(const char *text);
 };
 

@@ -122,6 +122,7 @@ struct mon_door_ops {
 	/* Watched while waiting; -1: none. */
 	int (*fd)(struct monitor *m, struct mon_vcpu *v);
 };
+extern _Thread_local bool mon_in_callback;
 extern const struct mon_door_ops mon_callback_door, mon_channel_door, mon_xen_door;
 
 #define MON_MSR_BITS	0x2000u

@@ -218,6 +218,12 @@ static void outside(struct acc_cpu *cpu, bool begin)
 		acc_enter(cpu);
 }
 
+static void stood(struct acc_cpu *cpu)
+{
+	if (unlikely(atomic_load_explicit(&vcpu_of(cpu)->vm->is_mapped_out, memory_order_relaxed)))
+		cpu_memory_touched(cpu_of(cpu));
+}
+
 static bool block(struct acc_cpu *cpu, int fd, int tick_ms, bool (*ready)(void *arg), void *arg)
 {
 	return vm_vcpu_wait(vcpu_of(cpu), fd, tick_ms, ready, arg);
@@ -279,6 +285,108 @@ static bool translate_vcpu(void *opaque, unsigned vcpu, uint64_t gla, uint64_t *
 	return translate(&atomic_load(&vm->vcpu[vcpu])->c.acc, gla, gpa);
 }
 
+static void get_on_vcpu(struct vcpu *c, void *out)
+{
+	regs(&c->acc, out);
+}
+
+static void get_vcpu(void *opaque, unsigned vcpu, struct gw_mon_regs *out)
+{
+	struct vm *vm = opaque;
+
+	vm_vcpu_service(atomic_load(&vm->vcpu[vcpu]), get_on_vcpu, out);
+}
+
+struct setting { const struct gw_mon_regs *r; int err; };
+
+/* As the client's ioctls would, with their refusals. */
+static int set_state(struct vm_vcpu *v, const struct gw_mon_regs *r)
+{
+	const struct { uint32_t index; uint64_t value; } msr[] = {
+		{ 0xc0000081, r->star }, { 0xc0000082, r->lstar }, { 0xc0000083, r->cstar }, { 0xc0000084, r->sfmask },
+		{ 0xc0000102, r->kernel_gs_base }, { 0x174, r->sysenter_cs }, { 0x175, r->sysenter_esp }, { 0x176, r->sysenter_eip },
+	};
+	struct kvm_debugregs debug;
+	struct kvm_sregs now;
+	int err = 0;
+
+	vm_get_sregs(v, &now);
+	if (memcmp(&now, &r->sregs, sizeof(now)))
+		err = vm_set_sregs(v, &r->sregs);
+	vm_get_debugregs(v, &debug);
+	if (!err && (debug.dr6 != r->dr6 || debug.dr7 != r->dr7)) {
+		debug.dr6 = r->dr6;
+		debug.dr7 = r->dr7;
+		err = vm_set_debugregs(v, &debug);
+	}
+	for (unsigned i = 0; !err && i < ARRAY_SIZE(msr); i++)
+		if (vm_msr_set(v, msr[i].index, msr[i].value))
+			err = -EINVAL;
+	if (!err)
+		vm_set_regs(v, &r->regs);
+	return err;
+}
+
+static void set_on_vcpu(struct vcpu *c, void *arg)
+{
+	struct setting *s = arg;
+	struct gw_mon_regs before = { 0 };
+
+	regs(&c->acc, &before);
+	s->err = set_state(vm_vcpu_of(c), s->r);
+	if (s->err)
+		set_state(vm_vcpu_of(c), &before);	/* all or nothing */
+}
+
+static void nothing(struct vcpu *c, void *arg)
+{
+	(void)c;
+	(void)arg;
+}
+
+static void sync_vcpu(void *opaque, unsigned vcpu)
+{
+	struct vm *vm = opaque;
+
+	vm_vcpu_service(atomic_load(&vm->vcpu[vcpu]), nothing, NULL);
+}
+
+static int set_vcpu(void *opaque, unsigned vcpu, const struct gw_mon_regs *r)
+{
+	struct vm *vm = opaque;
+	struct setting s = { .r = r };
+
+	vm_vcpu_service(atomic_load(&vm->vcpu[vcpu]), set_on_vcpu, &s);
+	return s.err;
+}
+
+static int map_memory(void *opaque, struct gfn gfn, struct gfn *first, uint64_t *pages, uint64_t *offset)
+{
+	struct vm *vm = opaque;
+	const struct mem_slot *s;
+	struct mem_slot copy;
+	uint64_t at;
+	int fd;
+
+	acc_host_begin(vm->acc);
+	s = mem_slot_of_gfn(acc_vm_map(vm->acc), gfn);
+	if (s)
+		copy = *s;
+	acc_host_end(vm->acc);
+	if (!s)
+		return -ESRCH;
+	/* A page of theirs that is shared now may be private later, and a mapping would stay. */
+	if (!copy.hva || copy.gmem)
+		return -EOPNOTSUPP;
+	at = (gfn.v - copy.first.v) << GW_PAGE_SHIFT;
+	fd = mem_file_of(copy.hva, copy.n_pages << GW_PAGE_SHIFT, at, copy.flags & MEM_READONLY, &at, pages, offset);
+	*first = GFN(copy.first.v + (at >> GW_PAGE_SHIFT));
+	*pages >>= GW_PAGE_SHIFT;
+	if (fd >= 0)
+		atomic_store(&vm->is_mapped_out, true);
+	return fd;
+}
+
 static void log_text(const char *text)
 {
 	gw_log(GW_LOG_WARN, "%s", text);
@@ -288,7 +396,8 @@ static const struct mon_host host = {
 	.n_vcpus = n_vcpus, .index = index_of, .forget = forget, .flush = flush, .frame = frame, .is_memory = is_memory, .max_gfn = max_gfn,
 	.judge_walks = judge_walks, .wants = wants, .wants_of = wants_of, .alone = alone, .again = again, .code = code, .rip = rip, .regs = regs,
 	.set_regs = set_regs, .translate = translate, .inject = inject, .outside = outside, .block = block, .wake = wake, .kick = kick,
-	.foreign = foreign, .read = read_memory, .write = write_memory, .translate_vcpu = translate_vcpu, .log = log_text,
+	.foreign = foreign, .read = read_memory, .write = write_memory,
+	.translate_vcpu = translate_vcpu, .stood = stood, .sync_vcpu = sync_vcpu, .get_vcpu = get_vcpu, .set_vcpu = set_vcpu, .map = map_memory, .log = log_text,
 };
 
 int vm_monitor_new(struct vm *vm)

@@ -180,6 +180,7 @@ struct vm {
 	struct cpu_exts exts;
 	struct heki *heki;
 	struct monitor *monitor;
+	_Atomic bool is_mapped_out;	/* another process may store to its memory without a word */
 	bool is_shielding;		/* some of the client's mapping was made read-only */
 	bool has_heki_rfc_numbers;
 	struct acc_vm *acc;

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 static void told(void *opaque, const struct gw_mon_event *ev, struct gw_mon_answer *a)
 {
@@ -84,7 +85,9 @@ void rig_open_type(struct rig *r, unsigned cpus, unsigned long type)
 	r->sys = gw_open();
 	r->vm = (int)gw_ioctl(r->sys, KVM_CREATE_VM, type);
 	assert_true(r->vm >= 0);
-	r->ram = mmap(NULL, RAM, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	r->ram_fd = memfd_create("ram", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(r->ram_fd, RAM), 0);
+	r->ram = mmap(NULL, RAM, PROT_READ | PROT_WRITE, MAP_SHARED, r->ram_fd, 0);
 	assert_true(r->ram != MAP_FAILED);
 	region.userspace_addr = (uintptr_t)r->ram;
 	assert_int_equal(gw_ioctl(r->vm, KVM_SET_USER_MEMORY_REGION, (uintptr_t)&region), 0);
@@ -109,6 +112,7 @@ void rig_close(struct rig *r)
 	assert_int_equal(gw_close(r->vm), 0);
 	assert_int_equal(gw_close(r->sys), 0);
 	munmap(r->ram, RAM);
+	close(r->ram_fd);
 }
 
 void rig_load(struct rig *r, const void *code, size_t n, const struct kvm_regs *regs)

@@ -37,7 +37,7 @@
 #define MAX_CPUS	16u
 
 struct rig {
-	int sys, vm, vcpu[MAX_CPUS];
+	int sys, vm, vcpu[MAX_CPUS], ram_fd;
 	unsigned n_cpus;
 	uint8_t *ram;
 	struct kvm_run *run[MAX_CPUS];
