@@ -120,14 +120,35 @@ static int64_t check_list(struct heki *h, struct heki_list *l)
 	return 0;
 }
 
-/* With the lock held. Entries of a frame that the client or an earlier call left keep SEALED and POKE only if it has neither. */
-static int64_t stage(struct store_txn *t, const struct heki_list *l)
+/* Would the range give a right that some frame of it does not have? */
+static bool widens(struct heki *h, const struct store_txn *t, const struct range *r)
+{
+	uint8_t rest = (uint8_t)atomic_load(&h->default_rights), wanted = r->attributes & HEKI_RIGHTS, v;
+	uint64_t frame = r->first, end = r->first + r->n, len = 0;
+
+	for (uint64_t at = frame; at < end; at = frame = frame + len) {
+		v = store_next(t->root, &frame, &len);
+		if ((!v || frame > at) && wanted & ~rest)
+			return true;
+		if (!v || frame >= end)
+			return false;
+		if (wanted & ~v)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * With the lock held. Where the VM's owner has locked the kernel (unassisted mode), a list may only take rights away: what stands in
+ * the store then is the owner's policy, and the caller may be who it is meant for.
+ */
+static int64_t stage(struct heki *h, struct store_txn *t, const struct heki_list *l)
 {
 	for (unsigned i = 0; i < l->n; i++) {
 		const struct range *r = &l->range[i];
 		struct heki_change c = { .set = r->attributes, .clear = HEKI_ALL };
 
-		if (store_any(t, r->first, r->n, HEKI_IMMUTABLE))
+		if (store_any(t, r->first, r->n, HEKI_IMMUTABLE) || (h->seals && widens(h, t, r)))
 			return HC_EPERM;
 		if (store_update(t, r->first, r->n, heki_change_fn, &c))
 			return HC_ENOMEM;
@@ -144,7 +165,7 @@ static int64_t apply(struct heki *h, const struct heki_list *l, bool publish)
 
 	pthread_mutex_lock(&h->lock);
 	store_begin(&h->store, &t);
-	err = stage(&t, l);
+	err = stage(h, &t, l);
 	if (err || !publish) {
 		store_abort(&t);
 	} else {

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Unassisted mode in a guest of a few pages: what the lock finds, what an attacker at CPL 0 tries afterwards, and what the policies for
+ * later code do. Whole kernels are locked in boot_test.sh.
+ */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "kernel.h"
+
+#define PAGE	0x1000u
+#define LIST	0x34000u
+#define P_RW	0x3ull
+
+static void what_the_lock_finds(void **state)
+{
+	struct gw_heki_event e;
+	struct guest g;
+
+	kernel_open(&g, NULL);
+	kernel_lock(&g);
+	assert_int_equal(kernel_attributes(&g, K_CODE) & (GW_HEKI_NR | GW_HEKI_NW | GW_HEKI_NXS), GW_HEKI_NW);
+	assert_int_equal(kernel_attributes(&g, K_RODATA) & (GW_HEKI_NR | GW_HEKI_NW | GW_HEKI_NXS), GW_HEKI_NW | GW_HEKI_NXS);
+	assert_int_equal(kernel_attributes(&g, K_DATA) & (GW_HEKI_NR | GW_HEKI_NW | GW_HEKI_NXS), GW_HEKI_NXS);
+	assert_int_equal(guest_counters(&g).denied_write + guest_counters(&g).denied_fetch, 0);
+	e = guest_event(&g);
+	assert_int_equal(e.kind, GW_HEKI_EV_LOCKED);
+	assert_int_equal(e.value, 2);
+	assert_int_equal(e.gpa, K_TEXT);
+	guest_close(&g);
+}
+
+/* The PTE of constants and the direct map of text are opened, then stored to; and a page of data is called. */
+static void stores_and_calls(void **state)
+{
+	static const struct { uint64_t gpa, va; } rows[] = {
+		{ K_RODATA, K_DIRECT + K_RODATA }, { K_TEXT + 0xf00, K_DIRECT + K_TEXT + 0xf00 },
+	};
+
+	for (unsigned i = 0; i < 2; i++) {
+		struct guest g;
+
+		kernel_open(&g, NULL);
+		kernel_lock(&g);
+		kernel_open_direct(&g, rows[i].gpa & ~0xfffull);
+		emit_mov(&g, R_BX, rows[i].va);
+		EMIT(&g, 0xc6, 0x03, 0x77, 0xf4);
+		assert_int_equal(guest_vector(&g), 14);
+		assert_int_equal(guest_error(&g), 0xb);
+		assert_int_equal(g.rig.ram[rows[i].gpa], 0);
+		guest_close(&g);
+	}
+}
+
+/* mov $42,%eax; ret in a page of data that the kernel maps executable: what each policy does with a call. */
+static void calls_of_new_code(void **state)
+{
+	static const struct { uint32_t dynamic; uint64_t rax; uint64_t sealed; bool stays_writable; } rows[] = {
+		{ GW_HEKI_SEALED_ONCE, 42, 1, false }, { GW_HEKI_FROZEN, (uint64_t)-1, 0, true }, { GW_HEKI_MIRRORED, 42, 1, true },
+	};
+
+	for (unsigned i = 0; i < 3; i++) {
+		struct gw_heki_policy p = { .dynamic = rows[i].dynamic };
+		struct guest g;
+
+		kernel_open(&g, &p);
+		kernel_lock(&g);
+		memcpy(g.rig.ram + G_DATA, "\xb8\x2a\0\0\0\xc3", 6);
+		kernel_map_late(&g, 0, G_DATA | P_RW);
+		emit_mov(&g, R_AX, K_LATE);
+		EMIT(&g, 0xff, 0xd0, 0xf4);
+		assert_int_equal(guest_result(&g), rows[i].rax);
+		assert_int_equal(guest_counters(&g).sealed, rows[i].sealed);
+		/* A store there while the kernel still maps it. */
+		kernel_again(&g);
+		emit_mov(&g, R_BX, K_DIRECT + G_DATA);
+		EMIT(&g, 0xc6, 0x03, 0x77, 0xf4);
+		assert_int_equal(guest_vector(&g), rows[i].stays_writable ? -1 : 14);
+		assert_int_equal(g.rig.ram[G_DATA], rows[i].stays_writable ? 0x77 : 0xb8);
+		guest_close(&g);
+	}
+}
+
+/* Sealed code that the kernel maps no more: the first store zeroes it and may then write. */
+static void code_that_goes(void **state)
+{
+	struct guest g;
+
+	kernel_open(&g, NULL);
+	kernel_lock(&g);
+	memcpy(g.rig.ram + G_DATA, "\xb8\x2a\0\0\0\xc3", 6);
+	kernel_map_late(&g, 0, G_DATA | P_RW);
+	emit_mov(&g, R_AX, K_LATE);
+	EMIT(&g, 0xff, 0xd0, 0xf4);
+	assert_int_equal(guest_result(&g), 42);
+	kernel_map_late(&g, 0, 0);
+	kernel_again(&g);
+	emit_mov(&g, R_BX, K_DIRECT + G_DATA + 1);
+	EMIT(&g, 0xc6, 0x03, 0x77, 0xf4);
+	assert_int_equal(guest_vector(&g), -1);
+	assert_int_equal(g.rig.ram[G_DATA], 0);
+	assert_int_equal(g.rig.ram[G_DATA + 1], 0x77);
+	assert_int_equal(guest_counters(&g).released, 1);
+	assert_true(kernel_attributes(&g, G_DATA) & (GW_HEKI_NXS | GW_HEKI_NX));
+	guest_close(&g);
+}
+
+/* ---- hypercall 14 of a guest that its owner has locked ----------------------------------------------------------------------------- */
+
+struct list { uint64_t next, next_pa, n; struct { uint64_t pa, epa, p; } e[4]; };
+
+/* Permissions: 1 read, 2 write, 4 execute, 8 immutable. */
+static const struct request { const char *name; uint64_t pa, pages, p; int64_t want; } requests[] = {
+	{ "text cannot be made writable again", K_CODE, 1, 3, -1 },
+	{ "constants cannot be made writable again", K_RODATA, 1, 3, -1 },
+	{ "data cannot be made executable", G_DATA, 1, 5, -1 },
+	{ "immutable data cannot be made executable", G_DATA, 1, 13, -1 },
+	{ "data can be made read-only", G_DATA, 1, 1, 0 },
+	{ "data can be said to be what it is", G_DATA, 4, 3, 0 },
+};
+
+static void requests_after_the_lock(void **state)
+{
+	const struct request *r = *state;
+	uint64_t before;
+	struct guest g;
+	struct list *l;
+
+	kernel_open(&g, NULL);
+	kernel_lock(&g);
+	before = kernel_attributes(&g, r->pa);
+	l = memset(g.rig.ram + LIST, 0, sizeof(*l));
+	l->n = 2;
+	l->e[0].pa = LIST;
+	l->e[0].epa = LIST + PAGE;
+	l->e[0].p = 1;
+	l->e[1].pa = r->pa;
+	l->e[1].epa = r->pa + r->pages * PAGE;
+	l->e[1].p = r->p;
+	emit_hypercall(&g, 14, LIST, 0, 0);
+	emit_hlt(&g);
+	assert_int_equal((int64_t)guest_result(&g), r->want);
+	if (r->want) {
+		assert_int_equal(kernel_attributes(&g, r->pa), before);
+		assert_int_equal(kernel_attributes(&g, LIST) & GW_HEKI_NW, 0);
+	} else {
+		assert_int_equal(kernel_attributes(&g, r->pa) & (GW_HEKI_NW | GW_HEKI_NXS), GW_HEKI_NXS | (r->p & 2 ? 0 : GW_HEKI_NW));
+	}
+	guest_close(&g);
+}
+
+#define ROWS(rows) (sizeof(rows) / sizeof((rows)[0]))
+
+int main(void)
+{
+	static const struct CMUnitTest fixed[] = {
+		{ "the lock finds text, constants and data", what_the_lock_finds, NULL, NULL, NULL },
+		{ "text and constants keep their contents when the tables say writable", stores_and_calls, NULL, NULL, NULL },
+		{ "a call of new code: sealed, refused or run, by policy", calls_of_new_code, NULL, NULL, NULL },
+		{ "sealed code that is unmapped is zeroed at the next store", code_that_goes, NULL, NULL, NULL },
+	};
+	static struct CMUnitTest tests[ROWS(fixed) + ROWS(requests)];
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < ROWS(fixed); i++)
+		tests[n++] = fixed[i];
+	for (unsigned i = 0; i < ROWS(requests); i++)
+		tests[n++] = (struct CMUnitTest){ requests[i].name, requests_after_the_lock, NULL, NULL, (void *)(uintptr_t)&requests[i] };
+	return _cmocka_run_group_tests("kernel", tests, n, NULL, NULL);
+}
