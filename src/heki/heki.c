@@ -75,19 +75,22 @@ void heki_activate(struct heki *h)
 	}
 }
 
-/* Runs of frames whose W is gone, or back, in the client's own mapping too. */
+/* Runs of frames whose W is gone, or back, in the client's own mapping too. Where the store says nothing the default holds. */
 static void shield(struct heki *h, uint64_t first, uint64_t n)
 {
-	uint64_t frame = first, len;
+	uint64_t end = first + n, at = first;
+	struct heki_run r;
 
-	while (frame < first + n) {
-		uint32_t v = heki_get(h, GFN(frame), NULL);
+	while (at < end && heki_next(h, GFN(at), &r) && r.first.v < end) {
+		uint64_t run_end = r.first.v + r.n < end ? r.first.v + r.n : end;
 
-		for (len = 1; frame + len < first + n && (heki_get(h, GFN(frame + len), NULL) & HEKI_W) == (v & HEKI_W); len++)
-			;
-		h->host->shield(h->vm, GFN(frame), len, !(v & HEKI_W));
-		frame += len;
+		if (r.first.v > at)
+			h->host->shield(h->vm, GFN(at), r.first.v - at, !(atomic_load(&h->default_rights) & HEKI_W));
+		h->host->shield(h->vm, r.first, run_end - r.first.v, !(r.attributes & HEKI_W));
+		at = run_end;
 	}
+	if (at < end)
+		h->host->shield(h->vm, GFN(at), end - at, !(atomic_load(&h->default_rights) & HEKI_W));
 }
 
 void heki_settle(struct heki *h, struct store_node *replaced, uint64_t first, uint64_t n)

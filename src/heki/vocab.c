@@ -16,6 +16,7 @@
 
 #define INT3		0xcc
 #define MIN_RUN		12	/* consecutive well-formed entries that make a table */
+#define LOOKS_PER_BYTE	2
 #define IMAGE_MIN	0xffffffff80000000ull
 
 /* ---- finding the tables --------------------------------------------------------------------------------------------------------- */
@@ -105,11 +106,14 @@ static int call_entry(const struct image *m, const uint8_t *p, uint64_t va, stru
 
 struct table { unsigned size; int (*entry)(const struct image *m, const uint8_t *p, uint64_t va, struct site *site); };
 
-/* Every run of entries long enough to be no accident. */
+/*
+ * Every run of entries long enough to be no accident. A run of mere possibilities is tried again at its next word, as it may have begun
+ * too early; constants made for that would cost the square of their size, so it is done so many times only, then the run is skipped.
+ */
 static int find_table(const struct image *m, const struct image_run *r, const struct table *t)
 {
+	uint64_t at = 0, looks = r->size * LOOKS_PER_BYTE;
 	struct site site = { 0 };
-	uint64_t at = 0;
 
 	while (at + t->size <= r->size) {
 		uint64_t end = at;
@@ -119,7 +123,8 @@ static int find_table(const struct image *m, const struct image_run *r, const st
 		for (; end + t->size <= r->size && (kind = t->entry(m, m->ro + end, r->va + end, &site)) != 0; end += t->size, n++)
 			strong += kind == 2;
 		if (n < MIN_RUN || strong * 2 < n) {
-			at += 8;
+			at = looks > n || n < MIN_RUN ? at + 8 : end;
+			looks -= looks > n ? n : looks;
 			continue;
 		}
 		for (; at < end; at += t->size) {

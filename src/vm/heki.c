@@ -154,24 +154,21 @@ static void judge_walks(void *opaque)
 
 static void shield(void *opaque, struct gfn first, uint64_t n, bool read_only)
 {
+	int prot = read_only ? PROT_READ : PROT_READ | PROT_WRITE;
 	struct vm *vm = opaque;
-	uint64_t at = first.v, end = first.v + n;
+	const struct mem_map *map;
 
 	vm->is_shielding = true;
 	acc_host_begin(vm->acc);
-	while (at < end) {
-		const struct mem_slot *s = mem_slot_of_gfn(acc_vm_map(vm->acc), GFN(at));
-		uint64_t len;
+	map = acc_vm_map(vm->acc);
+	/* The run may be all frames there are: the slots are what is walked. */
+	for (unsigned i = 0; i < map->n; i++) {
+		const struct mem_slot *s = &map->slot[i];
+		uint64_t from = s->first.v > first.v ? s->first.v : first.v, end = s->first.v + s->n_pages;
 
-		if (!s) {
-			at++;
-			continue;
-		}
-		len = s->first.v + s->n_pages - at;
-		len = len < end - at ? len : end - at;
-		if (s->hva && mprotect(mem_slot_hva(s, gfn_gpa(GFN(at))), len << GW_PAGE_SHIFT, read_only ? PROT_READ : PROT_READ | PROT_WRITE))
+		end = end < first.v + n ? end : first.v + n;
+		if (s->hva && from < end && mprotect(mem_slot_hva(s, gfn_gpa(GFN(from))), (end - from) << GW_PAGE_SHIFT, prot))
 			gw_log(GW_LOG_WARN, "heki: the client's mapping of guest memory cannot be made read-only: %s", strerror(errno));
-		at += len;
 	}
 	acc_host_end(vm->acc);
 }

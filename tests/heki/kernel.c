@@ -94,6 +94,11 @@ void kernel_open_direct(struct guest *g, uint64_t gpa)
 	put64(g, K_DIRECT_PT + (gpa >> 12) * 8, gpa | P_RW | NX);
 }
 
+void kernel_map_large(struct guest *g, unsigned index, uint64_t gpa)
+{
+	put64(g, K_PD + index * 8, gpa | 1ull << 7 | P_R | NX);
+}
+
 void kernel_map_late(struct guest *g, unsigned index, uint64_t pte)
 {
 	put64(g, K_LATE_PT + index * 8, pte);

@@ -27,6 +27,8 @@ void kernel_lock(struct guest *g);
 void kernel_again(struct guest *g);
 /* The direct map of the page becomes writable in the guest's tables, as an attacker makes it. */
 void kernel_open_direct(struct guest *g, uint64_t gpa);
+/* 2 MiB of constants at @gpa, behind the image: entry @index, from 9 on, of its page directory. */
+void kernel_map_large(struct guest *g, unsigned index, uint64_t gpa);
 /* What page @index of the module area maps, as a PTE. */
 void kernel_map_late(struct guest *g, unsigned index, uint64_t pte);
 /* Attributes of one page: GW_HEKI_N*. */

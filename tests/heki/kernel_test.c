@@ -4,10 +4,13 @@
  * later code do. Whole kernels are locked in boot_test.sh.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -16,6 +19,22 @@
 #define PAGE	0x1000u
 #define LIST	0x34000u
 #define P_RW	0x3ull
+#define MADE_UP		0x1000000u
+#define MADE_UP_SIZE	0x800000u
+
+/* A system call says so without a signal. */
+static bool client_can_write(struct guest *g, uint64_t gpa)
+{
+	int fd = open("/dev/zero", O_RDONLY | O_CLOEXEC);
+	uint8_t old = g->rig.ram[gpa];
+	bool ok = read(fd, g->rig.ram + gpa, 1) == 1;
+
+	assert_true(fd >= 0);
+	close(fd);
+	if (ok)
+		g->rig.ram[gpa] = old;
+	return ok;
+}
 
 static void what_the_lock_finds(void **state)
 {
@@ -110,6 +129,57 @@ static void code_that_goes(void **state)
 	guest_close(&g);
 }
 
+/* Eight megabytes of constants that could be tables of patch sites, at every word. */
+static void made_up_tables(void **state)
+{
+	struct kvm_userspace_memory_region m = { .slot = 1, .guest_phys_addr = MADE_UP, .memory_size = MADE_UP_SIZE };
+	uint64_t *words = mmap(NULL, MADE_UP_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct gw_heki_counters c;
+	struct guest g;
+
+	assert_true(words != MAP_FAILED);
+	for (unsigned i = 0; i < MADE_UP_SIZE / 8; i++)
+		words[i] = 16;
+	m.userspace_addr = (uintptr_t)words;
+	kernel_open(&g, NULL);
+	assert_int_equal(rig_ioctl(g.rig.vm, KVM_SET_USER_MEMORY_REGION, &m), 0);
+	for (unsigned i = 0; i < MADE_UP_SIZE >> 21; i++)
+		kernel_map_large(&g, 9 + i, MADE_UP + ((uint64_t)i << 21));
+	kernel_lock(&g);
+	c = guest_counters(&g);
+	assert_true(kernel_attributes(&g, MADE_UP + MADE_UP_SIZE - PAGE) & GW_HEKI_NW);
+	assert_true(c.lock_ns < 60000000000ull);
+	guest_close(&g);
+	munmap(words, MADE_UP_SIZE);
+}
+
+/* The client's own view goes with the rights, also when everything there is changes at once. */
+static void shield_follows(void **state)
+{
+	struct gw_heki_attributes all = { .size = 1ull << 52, .attributes = GW_HEKI_NW, .mask = GW_HEKI_NW };
+	struct gw_heki_policy p = { .flags = GW_HEKI_POLICY_SHIELD };
+	struct gw_heki_dma d = { K_TEXT, 1 };
+	struct guest g;
+
+	kernel_open(&g, &p);
+	kernel_lock(&g);
+	assert_int_equal(rig_ioctl(g.rig.vm, GW_HEKI_JUDGE_DMA, &d), -EACCES);
+	assert_false(client_can_write(&g, K_TEXT));
+	assert_false(client_can_write(&g, K_RODATA));
+	assert_true(client_can_write(&g, K_DATA));
+	assert_int_equal(rig_ioctl(g.rig.vm, GW_HEKI_SET_ATTRIBUTES, &all), 0);
+	assert_false(client_can_write(&g, K_DATA));
+	all = (struct gw_heki_attributes){ .size = 1ull << 52, .flags = GW_HEKI_ATTR_CLEAR };
+	assert_int_equal(rig_ioctl(g.rig.vm, GW_HEKI_SET_ATTRIBUTES, &all), 0);
+	assert_true(client_can_write(&g, K_TEXT));
+	guest_protect(&g, K_DATA, PAGE, GW_HEKI_NW);
+	assert_false(client_can_write(&g, K_DATA));
+	assert_int_equal(rig_ioctl_n(g.rig.vm, GW_HEKI_RESET, 1), 0);
+	assert_true(client_can_write(&g, K_DATA));
+	assert_int_equal(g.rig.ram[K_TEXT], 0x49);
+	guest_close(&g);
+}
+
 /* ---- hypercall 14 of a guest that its owner has locked ----------------------------------------------------------------------------- */
 
 struct list { uint64_t next, next_pa, n; struct { uint64_t pa, epa, p; } e[4]; };
@@ -163,6 +233,8 @@ int main(void)
 		{ "text and constants keep their contents when the tables say writable", stores_and_calls, NULL, NULL, NULL },
 		{ "a call of new code: sealed, refused or run, by policy", calls_of_new_code, NULL, NULL, NULL },
 		{ "sealed code that is unmapped is zeroed at the next store", code_that_goes, NULL, NULL, NULL },
+		{ "constants made to look like patch tables cost no more than their size", made_up_tables, NULL, NULL, NULL },
+		{ "the client's own mapping follows the rights, for all addresses at once too", shield_follows, NULL, NULL, NULL },
 	};
 	static struct CMUnitTest tests[ROWS(fixed) + ROWS(requests)];
 	unsigned n = 0;
