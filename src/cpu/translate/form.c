@@ -59,7 +59,7 @@ static const struct form_row rows[N_INSN_OPS] = {
 	[I_LAHF] = { TK_PLAIN, 0, TF_ALL & ~TF_O, KEEPS }, [I_SAHF] = { TK_PLAIN, 0, 0, TF_ALL & ~TF_O, true },
 	[I_CLC] = { TK_PLAIN, 0, 0, TF_C, true }, [I_STC] = { TK_PLAIN, 0, 0, TF_C, true },
 	[I_CMC] = { TK_PLAIN, 0, TF_C, TF_C, true },
-	[I_PAUSE] = { TK_PLAIN, 0, 0, KEEPS }, [I_MFENCE] = { TK_PLAIN, 0, 0, KEEPS }, [I_LFENCE] = { TK_PLAIN, 0, 0, KEEPS },
+	[I_MFENCE] = { TK_PLAIN, 0, 0, KEEPS }, [I_LFENCE] = { TK_PLAIN, 0, 0, KEEPS },
 	[I_SFENCE] = { TK_PLAIN, 0, 0, KEEPS },
 	[I_NOP] = { TK_NOTHING, 0, 0, KEEPS }, [I_GRP_NOP] = { TK_NOTHING, 0, 0, KEEPS }, [I_PREFETCH] = { TK_NOTHING, 0, 0, KEEPS },
 	[I_PUSH] = { TK_PUSH, 0, 0, KEEPS }, [I_POP] = { TK_POP, 0, 0, KEEPS }, [I_LEAVE] = { TK_LEAVE, 0, 0, KEEPS },
