@@ -34,11 +34,16 @@ static void make_tables(struct guest *g)
 	}
 }
 
-void guest_open(struct guest *g)
+void guest_open_with(struct guest *g, unsigned flags)
 {
 	memset(g, 0, sizeof(*g));
-	rig_open(&g->rig, RIG_CPUID);
+	rig_open(&g->rig, flags);
 	make_tables(g);
+}
+
+void guest_open(struct guest *g)
+{
+	guest_open_with(g, RIG_CPUID);
 }
 
 void guest_close(struct guest *g)

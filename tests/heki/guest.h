@@ -36,6 +36,7 @@ struct guest {
 enum reg { R_AX, R_CX, R_DX, R_BX, R_SP, R_BP, R_SI, R_DI };
 
 void guest_open(struct guest *g);
+void guest_open_with(struct guest *g, unsigned flags);	/* of the rig */
 void guest_close(struct guest *g);
 /* A vCPU's registers for G_CODE at @cpl; the code emitted so far is in place. */
 void guest_start(struct guest *g, unsigned cpl);
