@@ -5,6 +5,7 @@
  * whose pages it does not watch, or of which it watches one in a hundred. One line a number, "name value unit".
  */
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -33,6 +34,38 @@ static struct timespec used;		/* by the vCPU's thread, when it has ended */
 static double now(void) { return (double)session_now() / 1e9; }
 static void kick(int sig) { (void)sig; }
 static void rest(double s) { nanosleep(&(struct timespec){ .tv_sec = (time_t)s, .tv_nsec = (long)((s - (double)(time_t)s) * 1e9) }, NULL); }
+
+/* Threads made from now on, too. -1: wherever the host likes. */
+static void pin(int processor)
+{
+	static cpu_set_t all;
+	cpu_set_t one;
+
+	if (!CPU_COUNT(&all))
+		sched_getaffinity(0, sizeof(all), &all);
+	for (int i = 0; processor >= 0 && i < CPU_SETSIZE; i++) {
+		if (CPU_ISSET(i, &all) && !processor--) {
+			CPU_ZERO(&one);
+			CPU_SET(i, &one);
+			sched_setaffinity(0, sizeof(one), &one);
+			return;
+		}
+	}
+	sched_setaffinity(0, sizeof(all), &all);
+}
+
+static int compare(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+static double median(double *x, unsigned n)
+{
+	qsort(x, n, sizeof(*x), compare);
+	return x[n / 2];
+}
 
 static long ask(int fd, unsigned long nr, const void *arg)
 {
@@ -170,15 +203,27 @@ static double events(const uint8_t *code, size_t n, double s)
 	return per_s;
 }
 
+static double by_processor;	/* the median of callbacks() per second of the thread's own time */
+
 static double callbacks(void)
 {
-	double per_s;
+	enum { N = 5 };
+	double per_s[N], per_cpu[N];
 
 	attach();
 	command(GW_MON_OP_SET_ACCESS, 0, GW_MON_RX, WATCHED >> 12, 1);
-	per_s = events(store_loop, sizeof(store_loop), 1);
+	for (unsigned i = 0; i < N; i++) {
+		double from = now(), n;
+
+		start(store_loop, sizeof(store_loop));
+		rest(0.2);
+		n = stop();
+		per_s[i] = n / (now() - from);
+		per_cpu[i] = n / ((double)used.tv_sec + (double)used.tv_nsec / 1e9);
+	}
 	command(GW_MON_OP_DETACH, 1, 0, 0, 0);
-	return per_s;
+	by_processor = median(per_cpu, N);
+	return median(per_s, N);
 }
 
 static double steps(void)
@@ -243,19 +288,6 @@ static void rights(void)
 	command(GW_MON_OP_DETACH, 1, 0, 0, 0);
 }
 
-static int compare(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return x < y ? -1 : x > y;
-}
-
-static double median(double *x, unsigned n)
-{
-	qsort(x, n, sizeof(*x), compare);
-	return x[n / 2];
-}
-
 /* Interleaved, so that a busy host is as unkind to each of them. */
 static void guests(const char *name, const uint8_t *code, size_t n, bool watch)
 {
@@ -287,7 +319,7 @@ static void allow(void *arg, struct session *s, const struct gw_mon_event *ev, s
 	a->flags = GW_MON_ANS_ALLOW;
 }
 
-/* Forked before there are threads; told by a byte when to begin, tells by one when it is attached. */
+/* Forked before there are threads; told by a byte where to run and to begin, tells by one when it is attached. */
 static void child(int fd, unsigned spin_us)
 {
 	struct session s;
@@ -295,6 +327,7 @@ static void child(int fd, unsigned spin_us)
 
 	if (read(fd, &c, 1) != 1)
 		_exit(0);
+	pin(c);
 	if (session_connect(&s, getppid(), 0) || session_attach(&s, GW_MON_RELEASE, 0, 0, spin_us) ||
 	    session_command(&s, GW_MON_OP_SET_ACCESS, 0, GW_MON_RX, WATCHED >> 12, 1, NULL) || write(fd, &c, 1) != 1)
 		_exit(1);
@@ -321,29 +354,10 @@ static struct other other(unsigned spin_us)
 	return o;
 }
 
-static double across(const struct other *o)
-{
-	double from, n;
-	char c = 0;
-
-	if (write(o->fd, &c, 1) != 1 || read(o->fd, &c, 1) != 1) {
-		fprintf(stderr, "monitor: the other process could not attach\n");
-		exit(1);
-	}
-	from = now();
-	start(store_loop, sizeof(store_loop));
-	rest(1);
-	n = stop();
-	n /= now() - from;
-	kill(o->pid, SIGKILL);
-	waitpid(o->pid, NULL, 0);
-	rest(0.1);	/* its end has been noticed */
-	return n;
-}
-
 /* ---- the yardstick ------------------------------------------------------------------------------------------------------------------ */
 
 static int there, back;
+static pid_t echo_pid;
 static void *echo(void *arg)
 {
 	uint64_t v;
@@ -354,31 +368,112 @@ static void *echo(void *arg)
 	return NULL;
 }
 
-static double ping_pong(void)
+/* Of two threads, or of two processes. */
+static double ping_pong(double s, bool processes)
 {
 	uint64_t v = 1;
 	unsigned long n = 0;
-	double from = now();
+	double from;
 
 	there = eventfd(0, EFD_CLOEXEC);
 	back = eventfd(0, EFD_CLOEXEC);
-	pthread_create(&thread, NULL, echo, NULL);
-	for (; now() < from + 1; n++)
+	if (processes) {
+		echo_pid = fork();
+		if (!echo_pid) {
+			echo(NULL);
+			_exit(0);
+		}
+	} else {
+		pthread_create(&thread, NULL, echo, NULL);
+	}
+	for (from = now(); now() < from + s; n++)
 		if (write(there, &v, sizeof(v)) < 0 || read(back, &v, sizeof(v)) < 0)
 			exit(1);
 	from = now() - from;
 	v = 1000;
 	if (write(there, &v, sizeof(v)) < 0)
 		exit(1);
-	pthread_join(thread, NULL);
+	if (processes)
+		waitpid(echo_pid, NULL, 0);
+	else
+		pthread_join(thread, NULL);
+	close(there);
+	close(back);
 	return (double)n / from;
+}
+
+static void begin(const struct other *o, char processor)
+{
+	char c = processor;
+
+	if (write(o->fd, &c, 1) != 1 || read(o->fd, &c, 1) != 1) {
+		fprintf(stderr, "monitor: the other process could not attach\n");
+		exit(1);
+	}
+}
+
+static void end(const struct other *o)
+{
+	kill(o->pid, SIGKILL);
+	waitpid(o->pid, NULL, 0);
+	rest(0.1);	/* its end has been noticed */
+}
+
+/* Per second, for about @s seconds. */
+static double round_trips(double s)
+{
+	double from = now(), n;
+
+	start(store_loop, sizeof(store_loop));
+	rest(s);
+	n = stop();
+	return n / (now() - from);
+}
+
+/*
+ * Interleaved, so that a busy host is as unkind to either; on one processor, because what a wake-up across processors costs depends on
+ * what else there is to do.
+ */
+static double sleeping_and_ping_pong(const struct other *o)
+{
+	enum { N = 15 };
+	double bare[N], processes[N], trips[N], ratio[N], per_s;
+
+	begin(o, 0);
+	pin(0);
+	for (unsigned i = 0; i < N; i++) {
+		bare[i] = ping_pong(0.1, false);
+		processes[i] = ping_pong(0.1, true);
+		trips[i] = round_trips(0.1);
+		ratio[i] = trips[i] / bare[i];
+	}
+	pin(-1);
+	end(o);
+	printf("eventfd_ping_pong %.0f /s\n", median(bare, N));
+	printf("eventfd_ping_pong_of_two_processes %.0f /s\n", median(processes, N));
+	per_s = median(trips, N);
+	printf("round_trips_other_process_sleeping %.0f /s\n", per_s);
+	printf("round_trips_sleeping_to_ping_pong %.2f (0.80 or more)\n", median(ratio, N));
+	return per_s;
+}
+
+static double spinning_trips(const struct other *o)
+{
+	enum { N = 5 };
+	double trips[N];
+
+	begin(o, -1);
+	for (unsigned i = 0; i < N; i++)
+		trips[i] = round_trips(0.2);
+	end(o);
+	return median(trips, N);
 }
 
 int main(int argc, char **argv)
 {
 	struct sigaction sa = { .sa_handler = kick };
 	struct other sleeping, spinning;
-	double bare, in_process, blocking, spin;
+	double in_process, blocking, spin;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	setenv("GUESTWARD_CONTROL", "1", 1);
@@ -394,15 +489,13 @@ int main(int argc, char **argv)
 	}
 	if (argc > 1 && !strcmp(argv[1], "guests"))
 		goto guests;
-	bare = ping_pong();
-	printf("eventfd_ping_pong %.0f /s\n", bare);
-	blocking = across(&sleeping);
-	printf("round_trips_other_process_sleeping %.0f /s\n", blocking);
-	printf("round_trips_sleeping_to_ping_pong %.2f (0.80 or more)\n", blocking / bare);
-	spin = across(&spinning);
+	blocking = sleeping_and_ping_pong(&sleeping);
+	spin = spinning_trips(&spinning);
 	printf("round_trips_other_process_spinning %.0f /s\n", spin);
+	printf("round_trips_spinning_to_sleeping %.1f (10 or more with two free processors)\n", spin / blocking);
 	in_process = callbacks();
 	printf("round_trips_in_process %.0f /s\n", in_process);
+	printf("round_trips_in_process_by_processor_time %.0f /s\n", by_processor);
 	printf("round_trips_in_process_to_sleeping %.1f (20 or more)\n", in_process / blocking);
 	printf("single_steps %.0f /s\n", steps());
 	views(in_process);

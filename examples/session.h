@@ -31,6 +31,7 @@ struct session {
 	uint64_t highest_gfn;
 	bool is_enough;		/* set by a handler: session_serve() returns 0 */
 	int event_fd, epoll_fd, wake[GW_MON_MAX_CHANNEL];
+	unsigned spins_off, spins_failed;	/* looking found nothing: so many sleeps without it */
 };
 
 static inline struct gw_mon_page *session_page(const struct session *s, unsigned vcpu)
@@ -178,13 +179,21 @@ static inline int session_attach(struct session *s, uint32_t policy, uint32_t fl
 	return 0;
 }
 
-/* vCPUs that were made since. */
+static inline bool session_has_more(const struct session *s)
+{
+	return __atomic_load_n(&session_page(s, 0)->n_vcpus, __ATOMIC_ACQUIRE) > s->n_vcpus && s->n_vcpus < GW_MON_MAX_CHANNEL;
+}
+
+/* vCPUs that were made since, once one of them has spoken. */
 static inline int session_more_vcpus(struct session *s)
 {
 	struct gw_mon_cmd c = { .op = GW_MON_OP_INFO };
 	struct gw_mon_reply r;
-	int err = session_exchange(s, &c, NULL, &r, NULL, NULL, NULL);
+	int err;
 
+	if (!session_has_more(s))
+		return 0;
+	err = session_exchange(s, &c, NULL, &r, NULL, NULL, NULL);
 	while (!err && s->n_vcpus < r.r[0] && s->n_vcpus < GW_MON_MAX_CHANNEL) {
 		struct gw_mon_cmd w = { .op = GW_MON_OP_WAKE_FD, .a = { s->n_vcpus } };
 		struct gw_mon_reply wr;
@@ -208,18 +217,24 @@ static inline unsigned session_handle(struct session *s, session_handler *fn, vo
 	for (unsigned i = 0; i < s->n_vcpus; i++) {
 		struct gw_mon_page *p = session_page(s, i);
 		uint64_t seq = __atomic_load_n(&p->event_seq, __ATOMIC_ACQUIRE);
-		struct gw_mon_answer a = { 0 };
-		struct gw_mon_event ev;
 
 		if (seq == __atomic_load_n(&p->seen_seq, __ATOMIC_RELAXED))
 			continue;
-		ev = p->event;
 		n++;
-		__atomic_store_n(&p->seen_seq, seq, __ATOMIC_SEQ_CST);
-		fn(arg, s, &ev, &a);
-		if (ev.flags & GW_MON_F_SYNC) {
-			p->answer = a;
-			__atomic_store_n(&p->answer_seq, ev.seq, __ATOMIC_SEQ_CST);
+		if (p->event.flags & GW_MON_F_SYNC) {
+			uint64_t asked = p->event.seq;
+
+			/* It stays as it is until it has been seen. */
+			memset(&p->answer, 0, sizeof(p->answer));
+			fn(arg, s, &p->event, &p->answer);
+			__atomic_store_n(&p->seen_seq, seq, __ATOMIC_SEQ_CST);
+			__atomic_store_n(&p->answer_seq, asked, __ATOMIC_SEQ_CST);
+		} else {
+			struct gw_mon_event ev = p->event;
+			struct gw_mon_answer none = { 0 };
+
+			__atomic_store_n(&p->seen_seq, seq, __ATOMIC_SEQ_CST);
+			fn(arg, s, &ev, &none);
 		}
 		if (__atomic_load_n(&p->waiting, __ATOMIC_SEQ_CST) && write(s->wake[i], &one, sizeof(one)) < 0 && errno != EAGAIN)
 			return n;
@@ -252,7 +267,13 @@ static inline int session_serve(struct session *s, unsigned spin_us, int timeout
 		uint64_t end;
 		int n;
 
-		if (spin_us) {
+		if (session_more_vcpus(s))
+			return -EPIPE;
+		if (spin_us && s->spins_off) {
+			s->spins_off--;
+		} else if (spin_us) {
+			unsigned found = 0;
+
 			session_polls(s, 1);
 			end = session_now() + spin_us * 1000ull;
 			do {
@@ -260,11 +281,15 @@ static inline int session_serve(struct session *s, unsigned spin_us, int timeout
 					if (session_handle(s, fn, arg)) {
 						end = session_now() + spin_us * 1000ull;
 						i = 0;
+						found++;
 					}
 					__builtin_ia32_pause();
 				}
-			} while (session_now() < end && !s->is_enough);
+			} while (session_now() < end && !s->is_enough && !session_has_more(s));
 			session_polls(s, 0);
+			/* No processor is free for the other side, or it has nothing to tell. */
+			s->spins_failed = found > 1 ? 0 : s->spins_failed < 6 ? s->spins_failed + 1 : 6;
+			s->spins_off = (1u << s->spins_failed) - 1;
 		}
 		if (session_handle(s, fn, arg) && !s->is_enough)
 			continue;
@@ -278,8 +303,6 @@ static inline int session_serve(struct session *s, unsigned spin_us, int timeout
 		if (!n)
 			return 0;
 		if (e.data.u32)
-			return -EPIPE;
-		if (!session_handle(s, fn, arg) && !spin_us && session_more_vcpus(s))
 			return -EPIPE;
 	}
 }

@@ -146,7 +146,7 @@ struct gw_monitor_attach {
  * sleeping: a monitor that sets polling is not told by event_fd. Whoever is about to sleep says so first and then looks once more
  * (all of these accesses sequentially consistent): the other side either sees that or has been seen.
  *
- * A vCPU made later uses its page as the others do; GW_MON_OP_INFO counts it, and GW_MON_OP_WAKE_FD gets its eventfd.
+ * A vCPU made later uses its page as the others do, and page 0 says so; GW_MON_OP_INFO counts it, and GW_MON_OP_WAKE_FD gets its eventfd.
  * Every field the monitor writes is read once; nothing in it can harm anyone but the monitor's own guest.
  */
 #define GW_MON_PAGE		4096u
@@ -156,7 +156,8 @@ struct gw_mon_page {
 	uint32_t waiting;		/* the vCPU sleeps: it must be woken */
 	uint32_t polling;		/* the monitor's: it looks at event_seq, event_fd stays as it is */
 	uint64_t seen_seq;
-	uint32_t pad[8];
+	uint32_t n_vcpus;		/* page 0: this many pages have been used, at least */
+	uint32_t pad[7];
 	struct gw_mon_event event;
 	_Alignas(64) struct gw_mon_answer answer;
 };

@@ -240,6 +240,7 @@ static void leave_views(struct monitor *m)
 			atomic_fetch_add(&m->view[0]->users, 1);
 		}
 	}
+	atomic_fetch_add(&m->change, 1);
 	forget_all(m);
 	for (unsigned i = 1; i < MON_MAX_VIEWS; i++)
 		if (m->view[i] && m->view[i]->used) {
@@ -438,6 +439,7 @@ static int set_range(struct monitor *m, struct mon_view *v, uint64_t type, uint6
 		return -EINVAL;
 	if (first == ~0ull) {
 		atomic_store(&v->def, (uint8_t)type);
+		atomic_fetch_add(&m->change, 1);
 		if (v != m->view[0])
 			forget_in(m, v, 0, 1ull << 40);
 		return 0;
@@ -593,6 +595,7 @@ static int view_switch(struct call *c)
 		atomic_fetch_add(&to->users, 1);
 		atomic_store(&v->view, (unsigned)c->a[0]);
 	}
+	atomic_fetch_add(&m->change, 1);
 	forget_all(m);
 	return 0;
 }
@@ -732,7 +735,8 @@ static int info(struct call *c)
 {
 	c->r[0] = c->m->host->n_vcpus(c->m->vm);
 	c->r[1] = c->m->host->max_gfn(c->m->vm);
-	c->r[2] = atomic_load(&c->m->n_events);
+	for (uint64_t i = 0; i < c->r[0]; i++)
+		c->r[2] += atomic_load(&atomic_load(&c->m->vcpu[i])->n_events);
 	c->r[3] = atomic_load(&c->m->walks);
 	return 0;
 }

@@ -55,7 +55,7 @@ static void execution_over(struct mon_vcpu *v)
 		return;
 	v->asked.valid = false;
 	pthread_mutex_lock(&v->lock);
-	v->state = MON_IDLE;
+	mon_set_state(v, MON_IDLE);
 	pthread_mutex_unlock(&v->lock);
 }
 
@@ -98,9 +98,14 @@ static void grant(struct mon_vcpu *v, const struct mon_key *key, const struct gw
 	if (v->n_grants == MON_GRANTS)
 		v->n_grants = 0;	/* no instruction touches so much: it will be asked about again */
 	g = &v->grant[v->n_grants++];
-	*g = (struct mon_grant){ .key = *key, .flags = a->flags, .vector = a->vector, .error = a->error, .cr2 = a->cr2,
-				 .data_len = a->data_len < sizeof(g->data) ? a->data_len : sizeof(g->data) };
-	memcpy(g->data, a->data, g->data_len);
+	g->key = *key;
+	g->flags = a->flags;
+	g->vector = a->vector;
+	g->error = a->error;
+	g->cr2 = a->cr2;
+	g->data_len = a->data_len < sizeof(g->data) ? a->data_len : sizeof(g->data);
+	if (g->data_len)
+		memcpy(g->data, a->data, g->data_len);
 }
 
 void mon_set_alone(struct mon_vcpu *v, bool on)
@@ -144,25 +149,26 @@ bool mon_asked(struct mon_vcpu *v, struct mon_key *key)
 	bool asked;
 
 	pthread_mutex_lock(&v->lock);
-	asked = v->state == MON_ASKED;
-	*key = v->asked.key;
+	/* A question of another session may have come through a door without this lock. */
+	asked = v->state == MON_ASKED && atomic_load(&v->asked_session) == atomic_load(&v->m->session);
+	if (asked)
+		*key = v->asked.key;
 	pthread_mutex_unlock(&v->lock);
 	return asked;
 }
 
-void mon_answered(struct monitor *m, struct mon_vcpu *v, const struct gw_mon_answer *a)
+bool mon_answered(struct mon_vcpu *v, const struct gw_mon_answer *a)
 {
 	bool took = false;
 
 	pthread_mutex_lock(&v->lock);
-	if (v->state == MON_ASKED && (!a->seq || a->seq == v->seq)) {
+	if (v->state == MON_ASKED) {
 		v->answer = *a;
-		v->state = MON_ANSWERED;
+		mon_set_state(v, MON_ANSWERED);
 		took = true;
 	}
 	pthread_mutex_unlock(&v->lock);
-	if (took)
-		m->host->wake(m->vm, v->index);
+	return took;
 }
 
 void mon_wake_all(struct monitor *m)
@@ -193,7 +199,6 @@ static bool is_ready(void *arg)
 {
 	struct waiting *w = arg;
 	bool is_over, has_room = false;
-	enum mon_state state;
 	int err = 0;
 
 	pthread_mutex_lock(&w->m->door_lock);
@@ -207,10 +212,8 @@ static bool is_ready(void *arg)
 		mon_lost(w->m);
 	if (is_over || err < 0)
 		return true;
-	pthread_mutex_lock(&w->v->lock);
-	state = w->v->state;
-	pthread_mutex_unlock(&w->v->lock);
-	if (!w->for_room && state == MON_ANSWERED)
+	/* What was answered was written before. */
+	if (!w->for_room && atomic_load(&w->v->state) == MON_ANSWERED)
 		return true;
 	if (!has_room && is_stalled(w)) {
 		mon_logf(w->m, "monitor: no answer for vCPU %u in time", w->v->index);
@@ -220,35 +223,41 @@ static bool is_ready(void *arg)
 	return has_room;	/* try to send again */
 }
 
-/* Look for the answer before sleeping. */
+/* Look for the answer before sleeping; more and more seldom while that is in vain: no processor is free for the monitor, or it thinks. */
 static void spin(const struct waiting *w)
 {
 	struct monitor *m = w->m;
+	struct mon_vcpu *v = w->v;
 	uint64_t end;
 
 	if (!m->spin_ns || !m->ops->peek)
 		return;
+	if (v->spins_off) {
+		v->spins_off--;
+		return;
+	}
+	v->spins_failed = v->spins_failed < 6 ? v->spins_failed + 1 : 6;
 	end = now() + m->spin_ns;
 	atomic_fetch_add(&m->n_spinning, 1);
 	do {
 		for (unsigned i = 0; i < 64 && atomic_load(&m->session) == w->session; i++) {
-			if (m->ops->peek(m, w->v))
+			if (m->ops->peek(m, w->v)) {
+				v->spins_failed = 0;
 				goto found;
+			}
 			__builtin_ia32_pause();
 		}
 	} while (atomic_load(&m->session) == w->session && now() < end);
 found:
 	atomic_fetch_sub(&m->n_spinning, 1);
+	v->spins_off = (1u << v->spins_failed) - 1;
 }
 
 static int door_fd(struct monitor *m, struct mon_vcpu *v)
 {
-	int fd;
+	const struct mon_door_ops *ops = atomic_load(&m->ops);
 
-	pthread_mutex_lock(&m->door_lock);
-	fd = m->ops->fd ? m->ops->fd(m, v) : -1;
-	pthread_mutex_unlock(&m->door_lock);
-	return fd;
+	return ops->fd ? ops->fd(m, v) : -1;
 }
 
 /* 0: it is out. -EINTR: wanted elsewhere before it was. -ENOTCONN: nobody is there (any more). */
@@ -256,6 +265,7 @@ static int send(struct monitor *m, struct mon_vcpu *v, struct waiting *w)
 {
 	for (;;) {
 		int err = -ENOTCONN;
+		bool has_room;
 
 		if (atomic_load(&m->session) == w->session && atomic_load(&m->is_attached) && m->ops->is_direct) {
 			err = m->ops->send(m, v, &v->ev);
@@ -266,7 +276,7 @@ static int send(struct monitor *m, struct mon_vcpu *v, struct waiting *w)
 			pthread_mutex_unlock(&m->door_lock);
 		}
 		if (!err) {
-			atomic_fetch_add(&m->n_events, 1);
+			atomic_store_explicit(&v->n_events, atomic_load_explicit(&v->n_events, memory_order_relaxed) + 1, memory_order_relaxed);
 			return 0;
 		}
 		if (err == -ENOTCONN)
@@ -277,7 +287,10 @@ static int send(struct monitor *m, struct mon_vcpu *v, struct waiting *w)
 			return -ENOTCONN;
 		}
 		w->for_room = true;
-		if (!m->host->block(v->cpu, door_fd(m, v), tick_ms(m), is_ready, w))
+		atomic_store(&v->wants_room, true);
+		has_room = m->host->block(v->cpu, door_fd(m, v), tick_ms(m), is_ready, w);
+		atomic_store(&v->wants_room, false);
+		if (!has_room)
 			return -EINTR;
 	}
 }
@@ -356,21 +369,21 @@ static enum mon_outcome nobody(struct monitor *m, struct mon_vcpu *v, const stru
 static enum mon_outcome ask(struct monitor *m, struct mon_vcpu *v, const struct mon_key *key)
 {
 	struct waiting w = { .m = m, .v = v, .session = atomic_load(&m->session) };
-	bool direct = m->ops && m->ops->is_direct;
-	struct gw_mon_answer a;
+	const struct mon_door_ops *ops = atomic_load(&m->ops);
+	bool is_own = ops && ops->is_own;
 	int err;
 
 	check_execution(v);
 	if (!question_stands(v) || !same_key(&v->asked.key, key)) {
-		if (!direct)
+		if (!is_own)
 			pthread_mutex_lock(&v->lock);
 		v->ev.seq = ++v->seq;
-		v->state = MON_ASKED;
 		v->asked.key = *key;
-		if (!direct)
+		atomic_store_explicit(&v->asked_session, w.session, memory_order_relaxed);
+		mon_set_state(v, MON_ASKED);
+		if (!is_own)
 			pthread_mutex_unlock(&v->lock);
 		v->asked.valid = true;
-		v->asked_session = w.session;
 		v->asked_at = m->stall_ns ? now() : 0;
 		v->ev.flags |= GW_MON_F_SYNC;
 		v->m->host->alone(v->cpu, true);
@@ -383,22 +396,22 @@ static enum mon_outcome ask(struct monitor *m, struct mon_vcpu *v, const struct 
 		}
 	}
 	w.for_room = false;
-	if (!direct || v->state != MON_ANSWERED) {
+	if (!is_own || v->state != MON_ANSWERED) {
 		spin(&w);
 		if (!m->host->block(v->cpu, door_fd(m, v), tick_ms(m), is_ready, &w))
 			return MON_LEAVE;
 	}
-	if (!direct)
+	/* From now on the answer is ours. */
+	if (!is_own)
 		pthread_mutex_lock(&v->lock);
 	err = v->state == MON_ANSWERED ? 0 : -ENOTCONN;
-	v->state = MON_IDLE;
-	a = v->answer;
-	if (!direct)
+	mon_set_state(v, MON_IDLE);
+	if (!is_own)
 		pthread_mutex_unlock(&v->lock);
 	v->asked.valid = false;
 	if (err)
 		return nobody(m, v, key);
-	if (apply(m, v, key, &a, w.session) || !v->is_alone)
+	if (apply(m, v, key, &v->answer, w.session) || !v->is_alone)
 		return begin_again(m, v);
 	return MON_GO;
 }

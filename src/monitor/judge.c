@@ -58,7 +58,8 @@ static enum acc_verdict show_other(struct monitor *m, const struct acc_request *
 	return ACC_ALLOW;
 }
 
-static enum acc_verdict violated(struct monitor *m, struct mon_vcpu *v, const struct acc_request *rq, struct acc_result *out, uint8_t missing)
+static enum acc_verdict violated(struct monitor *m, struct mon_vcpu *v, const struct acc_request *rq, struct acc_result *out, uint8_t missing,
+				 unsigned type, unsigned change)
 {
 	struct mon_key key = key_of(rq, missing);
 	const struct mon_grant *g;
@@ -76,6 +77,8 @@ static enum acc_verdict violated(struct monitor *m, struct mon_vcpu *v, const st
 	v->cpu = rq->cpu;
 	v->want = *rq;
 	v->want_missing = missing;
+	v->want_type = (uint8_t)type;
+	v->want_change = change;
 	return ACC_WAIT;
 }
 
@@ -86,10 +89,12 @@ static enum acc_verdict check(void *guard, const struct acc_request *rq, struct 
 	const struct mon_view *view;
 	struct mon_vcpu *vcpu;
 	uint8_t rights, missing;
+	unsigned change;
 	uint64_t entry;
 
 	if (likely(!atomic_load_explicit(&m->is_armed, memory_order_acquire)) || !rq->cpu || rq->origin > ACC_PV)
 		return ACC_ALLOW;
+	change = atomic_load_explicit(&m->change, memory_order_acquire);
 	vcpu = mon_vcpu_of(m, rq->cpu);
 	view = atomic_load(&m->view[atomic_load_explicit(&vcpu->view, memory_order_acquire)]);
 	entry = view_get(view, gpa_gfn(rq->gpa).v);
@@ -117,7 +122,7 @@ static enum acc_verdict check(void *guard, const struct acc_request *rq, struct 
 			return ACC_SUBST;
 		}
 	}
-	return violated(m, vcpu, rq, out, missing);
+	return violated(m, vcpu, rq, out, missing, entry_type(view, entry), change);
 }
 
 /* ---- what waits ------------------------------------------------------------------------------------------------------------------ */
@@ -155,17 +160,27 @@ void mon_fill_memory(struct gw_mon_event *ev, const struct acc_request *rq, uint
 			   (rq->origin == ACC_ENGINE ? GW_MON_A_ENGINE : 0) | (rq->origin == ACC_PV ? GW_MON_A_PV : 0);
 }
 
+static enum mon_outcome ask_about(struct monitor *m, struct mon_vcpu *v)
+{
+	struct mon_key key = key_of(&v->want, v->want_missing);
+
+	mon_fill_memory(mon_event(m, v, GW_MON_MEM_ACCESS), &v->want, v->want_missing);
+	return mon_ask(m, v, &key, false);
+}
+
 static bool wait(void *guard, struct acc_cpu *cpu, const struct acc_request *asked)
 {
 	struct monitor *m = guard;
 	struct mon_vcpu *v = mon_vcpu_of(m, cpu);
 	const struct acc_request *rq = &v->want;	/* of a walk, where @asked is what the walk was for */
-	struct mon_key key = key_of(rq, v->want_missing);
 	uint64_t gfn = gpa_gfn(rq->gpa).v, entry;
 	struct mon_view *view;
 	unsigned type;
 
 	(void)asked;
+	/* Most often nothing has changed since check(), and somebody is there to be asked. */
+	if (v->want_type < GW_MON_RX2RW && v->want_change == atomic_load(&m->change) && atomic_load(&m->is_attached))
+		return ask_about(m, v) == MON_GO;
 	pthread_mutex_lock(&m->lock);
 	view = m->view[atomic_load(&v->view)];
 	entry = view_get(view, gfn);
@@ -179,14 +194,14 @@ static bool wait(void *guard, struct acc_cpu *cpu, const struct acc_request *ask
 	if (!atomic_load(&m->is_attached) && !atomic_load(&m->is_policy_pause))
 		return unheard(m, view, gfn, entry);
 	pthread_mutex_unlock(&m->lock);
-	mon_fill_memory(mon_event(m, v, GW_MON_MEM_ACCESS), rq, v->want_missing);
 	if (type == GW_MON_N2RWX) {
+		mon_fill_memory(mon_event(m, v, GW_MON_MEM_ACCESS), rq, v->want_missing);
 		if (!mon_tell(m, v, false))
 			return false;
 		pthread_mutex_lock(&m->lock);
 		return set_one(m, view, gfn, entry, GW_MON_RWX, 0);
 	}
-	return mon_ask(m, v, &key, false) == MON_GO;
+	return ask_about(m, v) == MON_GO;
 }
 
 /* An earlier guard refused: a monitor that watches the page is told when the instruction is over. */

@@ -79,27 +79,31 @@ struct mon_vcpu {
 	bool is_alone;
 	struct { struct mon_key key; bool valid; } asked;	/* key: changed under lock */
 	struct acc_request want;		/* the violation found by check(), for wait() */
-	uint8_t want_missing;
+	uint8_t want_missing, want_type;
+	unsigned want_change;			/* monitor.change, before the rights were looked at */
 	struct { bool due, with_grants; struct kvm_regs r; } regs;	/* with_grants: what was allowed holds at the new RIP */
 	struct mon_told { uint32_t reason; struct acc_request rq; uint8_t missing; } told[MON_TOLD];	/* when the instruction is over */
 	unsigned n_told;
 	uint64_t asked_at;			/* ns */
-	unsigned asked_session;
+	unsigned spins_off, spins_failed;	/* looking found nothing: so many sleeps without it */
+	_Atomic unsigned asked_session;
 	bool is_known;				/* has been in enter() */
 	unsigned fast_view;			/* MON_NO_VIEW: no fast step */
+	_Atomic uint64_t n_events;		/* sent; others look */
 	unsigned fast_session;			/* that asked for it */
 	bool is_code;				/* other bytes are being executed */
 	bool gone_on;				/* released while waiting: this once without asking */
 	struct gw_mon_event ev;
 	/* Under lock. */
 	pthread_mutex_t lock;
-	_Atomic uint8_t state;			/* enum mon_state; with a direct door the vCPU's own, without lock */
+	_Atomic uint8_t state;			/* enum mon_state; with an own door the vCPU's own, without lock */
 	uint64_t seq;
 	struct gw_mon_answer answer;
 	struct { _Atomic bool due; uint32_t vector, type, error, length; uint64_t cr2; } trap;
 	/* Any thread. */
 	_Atomic unsigned step, next_int;	/* the session that wants it: it ends by itself with that; 0: nobody */
 	_Atomic unsigned paused;
+	_Atomic bool wants_room;		/* waits for has_room() */
 	int wake_fd;				/* CHANNEL, under door_lock */
 	uint64_t sent_seq;
 };
@@ -109,17 +113,18 @@ struct mon_vcpu {
 /* How events go out. */
 struct mon_door_ops {
 	bool is_direct;		/* send() runs foreign code: without door_lock */
+	bool is_own;		/* answers are taken by the vCPU's own thread: without mon_vcpu.lock */
 	int (*open)(struct monitor *m, struct gw_monitor_attach *a);
 	void (*close)(struct monitor *m);
 	/* 0; -EAGAIN: no room now; other: the monitor cannot be reached. In CALLBACK answers at once. */
 	int (*send)(struct monitor *m, struct mon_vcpu *v, const struct gw_mon_event *ev);
 	/* After -EAGAIN, under door_lock: might send() do now? Otherwise a wake-up follows. NULL: always. */
 	bool (*has_room)(struct monitor *m, struct mon_vcpu *v);
-	/* Look for answers from outside. -errno: the monitor does not play by the rules. Any vCPU's thread. */
+	/* Look for answers from outside, on @v's thread (NULL: any). -errno: the monitor does not play by the rules. */
 	int (*pull)(struct monitor *m, struct mon_vcpu *v);
 	/* Is there an answer to @v's question? Without door_lock, while n_spinning holds the memory. NULL: spinning is no use. */
 	bool (*peek)(struct monitor *m, struct mon_vcpu *v);
-	/* Watched while waiting; -1: none. */
+	/* An eventfd, added to when it is time to look again; -1: none. It stays until the end of the VM. */
 	int (*fd)(struct monitor *m, struct mon_vcpu *v);
 };
 extern _Thread_local bool mon_in_callback;
@@ -146,7 +151,7 @@ struct monitor {
 	_Atomic bool is_required;
 	uint32_t door, policy;
 	_Atomic bool blanket;
-	const struct mon_door_ops *ops;
+	const struct mon_door_ops *_Atomic ops;
 	pthread_mutex_t door_lock;		/* send and pull against close; below lock, above mon_vcpu.lock */
 	/* Doors with memory that others see: vCPUs that look at it without door_lock. It goes only when there are none. */
 	_Atomic unsigned n_spinning;
@@ -157,10 +162,10 @@ struct monitor {
 	bool is_walk_judge;
 	_Atomic bool has_views;
 	unsigned max_views;
+	_Atomic unsigned change;	/* counts changes of rights and views */
 	struct mon_view *_Atomic view[MON_MAX_VIEWS];	/* never freed before the monitor */
 	struct mon_subs subs;
 	struct mon_node *retired;
-	_Atomic uint64_t n_events;
 	/* CALLBACK */
 	gw_mon_callback *callback;
 	void *opaque;
@@ -172,6 +177,11 @@ struct monitor {
 	/* XEN: xen_ring.c */
 	struct mon_xen *xen;
 };
+
+static inline void mon_set_state(struct mon_vcpu *v, enum mon_state state)
+{
+	atomic_store_explicit(&v->state, state, memory_order_release);
+}
 
 /* ---- asking: event.c -------------------------------------------------------------------------------------------------------- */
 
@@ -205,9 +215,9 @@ enum mon_outcome mon_ask(struct monitor *m, struct mon_vcpu *v, const struct mon
 /* Tell v->ev; waits only for room. False: wanted elsewhere before there was any; it must be told again. */
 bool mon_tell(struct monitor *m, struct mon_vcpu *v, bool inside);
 const struct mon_grant *mon_granted(const struct mon_vcpu *v, const struct mon_key *key);
-/* Another thread has an answer for @v; ignored unless it is asked and (with @seq != 0) about that. */
-void mon_answered(struct monitor *m, struct mon_vcpu *v, const struct gw_mon_answer *a);
-/* What @v is asked about now, if anything. Any thread. */
+/* An answer for @v by another thread, which wakes it then; false: @v is not asked. */
+bool mon_answered(struct mon_vcpu *v, const struct gw_mon_answer *a);
+/* What @v is asked about now by the monitor that there is, if anything. Any thread; not for a door whose answers are the vCPU's own. */
 bool mon_asked(struct mon_vcpu *v, struct mon_key *key);
 void mon_wake_all(struct monitor *m);
 void mon_set_alone(struct mon_vcpu *v, bool on);

@@ -124,6 +124,7 @@ int view_set(struct monitor *m, struct mon_view *v, uint64_t first, uint64_t n, 
 		return 0;
 	if (first >= FRAMES || n > FRAMES - first)
 		return -EINVAL;
+	atomic_fetch_add(&m->change, 1);
 	return set(m, &v->root, BITS * LEVELS, first, first + n - 1, entry);
 }
 
@@ -132,5 +133,6 @@ void view_clear(struct monitor *m, struct mon_view *v)
 	uint64_t w = atomic_load(&v->root);
 
 	atomic_store(&v->root, leaf(0));
+	atomic_fetch_add(&m->change, 1);
 	retire(m, w);
 }

@@ -215,7 +215,8 @@ static void take_emulate(struct gw_mon_answer *a, const struct xen_event *e, con
 	}
 }
 
-static void take(struct monitor *m, const struct xen_event *e)
+/* @me: whose thread this is. */
+static void take(struct monitor *m, const struct mon_vcpu *me, const struct xen_event *e)
 {
 	struct gw_mon_answer a = { 0 };
 	struct mon_key key;
@@ -252,19 +253,16 @@ static void take(struct monitor *m, const struct xen_event *e)
 	}
 	if (e->flags & XEN_F_NEXT_INTERRUPT)
 		a.flags |= GW_MON_ANS_NEXT_INT;
-	mon_answered(m, v, &a);
+	if (mon_answered(v, &a) && v != me)
+		m->host->wake(m->vm, v->index);
 }
 
 static int ring_pull(struct monitor *m, struct mon_vcpu *me)
 {
 	struct mon_xen *x = m->xen;
-	uint32_t prod = __atomic_load_n(&x->ring->rsp_prod, __ATOMIC_ACQUIRE);
-	uint64_t count;
+	uint32_t prod = __atomic_load_n(&x->ring->rsp_prod, __ATOMIC_SEQ_CST);
 	bool took = false;
 
-	if (read(m->answer_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
-		return -errno;
-	prod = __atomic_load_n(&x->ring->rsp_prod, __ATOMIC_ACQUIRE);
 	if (prod - x->rsp_cons > x->req_prod - x->rsp_cons) {
 		mon_logf(m, "monitor: the ring counts %u answers to %u questions: let go", prod - x->rsp_cons, x->req_prod - x->rsp_cons);
 		return -EPROTO;
@@ -275,13 +273,16 @@ static int ring_pull(struct monitor *m, struct mon_vcpu *me)
 		memcpy(&e, &x->ring->slot[x->rsp_cons % XEN_RING_SLOTS], sizeof(e));
 		x->rsp_cons++;
 		__atomic_store_n(&x->ring->rsp_event, x->rsp_cons + 1, __ATOMIC_RELAXED);
-		take(m, &e);
+		take(m, me, &e);
 		took = true;
 	}
 	/* Others may wait for the room there is now. */
-	for (unsigned i = 0; took && i < m->host->n_vcpus(m->vm); i++)
-		if (!me || i != me->index)
+	for (unsigned i = 0; took && i < m->host->n_vcpus(m->vm); i++) {
+		const struct mon_vcpu *v = atomic_load(&m->vcpu[i]);
+
+		if (v && v != me && atomic_load(&v->wants_room))
 			m->host->wake(m->vm, i);
+	}
 	return 0;
 }
 

@@ -70,11 +70,11 @@ static void get_table(const struct cpu_table *t, struct kvm_dtable *k)
 /* SREGS and SREGS2 begin alike: up to and including apic_base. */
 _Static_assert(offsetof(struct kvm_sregs, interrupt_bitmap) == offsetof(struct kvm_sregs2, flags), "common part");
 
+/* All bytes of it. */
 static void get_common(struct vm_vcpu *v, struct kvm_sregs2 *s)
 {
 	struct vcpu *c = &v->c;
 
-	memset(s, 0, sizeof(*s));
 	get_seg(&c->seg[SEG_CS], &s->cs);
 	get_seg(&c->seg[SEG_DS], &s->ds);
 	get_seg(&c->seg[SEG_ES], &s->es);
@@ -96,11 +96,8 @@ static void get_common(struct vm_vcpu *v, struct kvm_sregs2 *s)
 
 void vm_get_sregs(struct vm_vcpu *v, struct kvm_sregs *s)
 {
-	struct kvm_sregs2 all;
-
-	get_common(v, &all);
-	memset(s, 0, sizeof(*s));
-	memcpy(s, &all, offsetof(struct kvm_sregs, interrupt_bitmap));
+	get_common(v, (struct kvm_sregs2 *)(void *)s);
+	memset(s->interrupt_bitmap, 0, sizeof(s->interrupt_bitmap));
 	if (v->c.ev.interrupt.injected && !v->c.ev.interrupt.soft)
 		s->interrupt_bitmap[v->c.ev.interrupt.vector / 64] |= BIT64(v->c.ev.interrupt.vector % 64);
 }
@@ -113,6 +110,8 @@ static bool uses_pdptrs(const struct kvm_sregs2 *s)
 void vm_get_sregs2(struct vm_vcpu *v, struct kvm_sregs2 *s)
 {
 	get_common(v, s);
+	s->flags = 0;
+	memset(s->pdptrs, 0, sizeof(s->pdptrs));
 	if (!uses_pdptrs(s))
 		return;
 	memcpy(s->pdptrs, v->c.acc.pdptr, sizeof(s->pdptrs));

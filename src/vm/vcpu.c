@@ -13,6 +13,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/signalfd.h>
@@ -58,7 +59,7 @@ static void init_fields(struct vm_vcpu *v, struct vm *vm, unsigned id, unsigned 
 	v->id = id;
 	v->index = index;
 	v->is_bsp = id == vm->boot_id;
-	v->wake_fd = v->signal_fd = -1;
+	v->wake_fd = v->signal_fd = v->wait_fd = v->watched[0] = v->watched[1] = -1;
 	v->user_vector = -1;
 	atomic_init(&v->eoi_vector, -1);
 	v->apic_base = DEV_APIC_DEFAULT_BASE | DEV_APIC_BASE_ENABLE | (v->is_bsp ? DEV_APIC_BASE_BSP : 0);
@@ -173,6 +174,8 @@ void vm_vcpu_free(struct vm_vcpu *v)
 		close(v->wake_fd);
 	if (v->signal_fd >= 0)
 		close(v->signal_fd);
+	if (v->wait_fd >= 0)
+		close(v->wait_fd);
 	fini_fields(v);
 	free(v);
 }
@@ -315,31 +318,59 @@ int vm_vcpu_block(struct vm_vcpu *v)
 	return err;
 }
 
+static int watch(struct vm_vcpu *v, int fd, uint32_t events)
+{
+	struct epoll_event e = { .events = events, .data.fd = fd };
+
+	return epoll_ctl(v->wait_fd, EPOLL_CTL_ADD, fd, &e) && errno != EEXIST ? -errno : 0;
+}
+
+/* One system call a sleep: what is added to an eventfd is seen by its edge, so that nothing must be read. A signal stays pending. */
+static int make_wait_fd(struct vm_vcpu *v, int fd)
+{
+	int err = make_wake_fds(v);
+
+	if (err)
+		return err;
+	if (v->wait_fd < 0) {
+		v->wait_fd = epoll_create1(EPOLL_CLOEXEC);
+		if (v->wait_fd < 0)
+			return -errno;
+		err = watch(v, v->wake_fd, EPOLLIN | EPOLLET);
+		if (!err)
+			err = watch(v, v->signal_fd, EPOLLIN);
+	}
+	if (err || fd < 0 || v->watched[0] == fd || v->watched[1] == fd)
+		return err;
+	err = watch(v, fd, EPOLLIN | EPOLLET);
+	if (!err)
+		v->watched[v->watched[0] >= 0] = fd;
+	return err;
+}
+
 bool vm_vcpu_wait(struct vm_vcpu *v, int fd, int tick_ms, bool (*ready)(void *arg), void *arg)
 {
-	struct pollfd p[3];
-	uint64_t count;
+	struct epoll_event e[3];
 	bool ok = false;
+	int n, err = make_wait_fd(v, fd);
 
-	if (make_wake_fds(v))
+	if (err) {
+		gw_log(GW_LOG_ERROR, "vCPU %u cannot wait: %s", v->id, strerror(-err));
 		return false;
-	p[0] = (struct pollfd){ .fd = v->wake_fd, .events = POLLIN };
-	p[1] = (struct pollfd){ .fd = v->signal_fd, .events = POLLIN };
-	p[2] = (struct pollfd){ .fd = fd, .events = POLLIN };
+	}
 	for (;;) {
 		atomic_store(&v->is_blocked, true);
 		atomic_thread_fence(memory_order_seq_cst);
 		ok = ready(arg);
 		if (ok || atomic_load(&v->c.acc.attention) & ACC_ATT_EXIT || vm_alive(v->vm))
 			break;
-		if (poll(p, fd >= 0 ? 3 : 2, tick_ms) < 0 && errno != EINTR)
+		n = epoll_wait(v->wait_fd, e, 3, tick_ms);
+		if (n < 0 && errno != EINTR)
 			break;
-		if (p[1].revents & POLLIN) {
-			v->is_signal_found = true;
+		for (int i = 0; i < n; i++)
+			v->is_signal_found |= e[i].data.fd == v->signal_fd;
+		if (v->is_signal_found)
 			break;
-		}
-		if (p[0].revents & POLLIN && read(v->wake_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
-			gw_log(GW_LOG_WARN, "vCPU %u: %s", v->id, strerror(errno));
 	}
 	atomic_store(&v->is_blocked, false);
 	return ok;

@@ -120,6 +120,8 @@ struct vm_vcpu {
 	_Atomic int eoi_vector;		/* split: KVM_EXIT_IOAPIC_EOI due, -1 none */
 	int wake_fd, signal_fd;		/* made at the first block; -1 */
 	sigset_t signal_fd_mask;
+	int wait_fd;			/* vm_vcpu_wait()'s epoll; -1 */
+	int watched[2];			/* of others, in it; -1 */
 	uint64_t looked_at;		/* host TSC of the last look at pending signals */
 	uint64_t touched;		/* vm->touched when decoded code was last told to verify itself */
 	bool has_run_mask;		/* KVM_SET_SIGNAL_MASK */
@@ -344,7 +346,10 @@ void vm_vcpu_kick(struct vm_vcpu *v, uint32_t bits);
 void vm_vcpu_request(struct vm_vcpu *v, uint32_t requests);
 /* Sleep until there is something to do. 0: look again; -EINTR: a signal is pending. */
 int vm_vcpu_block(struct vm_vcpu *v);
-/* As block, but for @ready, with @fd >= 0 watched too: false, the vCPU is wanted elsewhere. Outside acc_enter(). */
+/*
+ * As block, but for @ready, with @fd >= 0 (an eventfd that stays open as long as the vCPU) watched too, by its edges: whoever adds to it
+ * wakes us, and nobody need read it. False: the vCPU is wanted elsewhere. Outside acc_enter().
+ */
 bool vm_vcpu_wait(struct vm_vcpu *v, int fd, int tick_ms, bool (*ready)(void *arg), void *arg);
 /* INIT, then SIPI, as the mp_state allows. True: the state changed. */
 bool vm_vcpu_accept_events(struct vm_vcpu *v);

@@ -151,7 +151,11 @@ void cpu_fpu_enter(struct vcpu *c)
 	__asm__ volatile("fnstcw %0" : "=m"(h->client_fcw));
 	h->entered = true;
 	c->fpu.x87_live = false;
-	host_mxcsr_set(c, fx_get32(c->fpu.area, FX_MXCSR));
+	h->mxcsr = fx_get32(c->fpu.area, FX_MXCSR);
+	h->unmasked = (h->mxcsr & MXCSR_MASKS) != MXCSR_MASKS;
+	/* Most often they are the same, and loading is slow. */
+	if ((h->mxcsr | MXCSR_MASKS) != h->client_mxcsr)
+		ldmxcsr(h->mxcsr | MXCSR_MASKS);
 }
 
 void cpu_fpu_leave(struct vcpu *c)
@@ -162,7 +166,8 @@ void cpu_fpu_leave(struct vcpu *c)
 		return;
 	host_x87_drop(c);
 	h->entered = false;
-	ldmxcsr(h->client_mxcsr);
+	if ((h->mxcsr | MXCSR_MASKS) != h->client_mxcsr)
+		ldmxcsr(h->client_mxcsr);
 }
 
 void host_fpu_rescue(struct vcpu *c, const uint8_t *fx)
