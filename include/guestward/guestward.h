@@ -59,6 +59,13 @@ struct sigaction;
 GW_PUBLIC int gw_sigaction(int sig, const struct sigaction *act, struct sigaction *old);
 GW_PUBLIC void gw_own_signals(int all);
 
+/*
+ * To be called after pthread_cancel(@thread), a pthread_t: should the thread be in KVM_RUN, that ends with -EINTR, and then the
+ * thread with it if its cancellation is asynchronous. Nothing of the library is left locked, called or not. Handlers of signals
+ * must not call it.
+ */
+GW_PUBLIC void gw_thread_cancelled(unsigned long thread);
+
 /* Where the library's messages go: one line, no newline. NULL (the default): nowhere. */
 typedef void gw_log_fn(void *opaque, int level, const char *line);
 GW_PUBLIC void gw_set_log(gw_log_fn *fn, void *opaque);

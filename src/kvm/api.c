@@ -26,35 +26,53 @@ int gw_open(void)
 }
 
 /* Signals first and last: their handlers run when nothing of ours is held, because they may use the vCPU, or jump away for good. */
-static long run(struct kvm_file *f, unsigned long arg)
+static long run(int fd, unsigned long arg)
 {
 	struct vm_signals s;
-	long ret;
+	struct kvm_file *f;
+	long ret = -EBADF;
 
 	vm_signal_enter(&s);
-	ret = kvm_ioctl(f, KVM_RUN, arg);
-	kvm_file_put(f);
+	f = kvm_file_get_seen(fd);
+	if (unlikely(atomic_load_explicit(&kvm_n_orphans, memory_order_relaxed)))
+		kvm_file_sweep_orphans();
+	if (likely(f)) {
+		ret = kvm_ioctl(f, KVM_RUN, arg);
+		kvm_file_put(f);
+	}
 	vm_signal_leave(&s);
 	return ret;
 }
 
-long gw_ioctl(int fd, unsigned long request, unsigned long arg)
+static long other_than_run(int fd, unsigned long request, unsigned long arg)
 {
-	struct kvm_file *f = (uint32_t)request == KVM_RUN ? kvm_file_get_seen(fd) : kvm_file_get(fd);
+	struct kvm_file *f = kvm_file_get(fd);
 	long ret;
 
 	if (unlikely(atomic_load_explicit(&kvm_n_orphans, memory_order_relaxed)))
 		kvm_file_sweep_orphans();
 	if (!f)
 		return -EBADF;
-	if ((uint32_t)request == KVM_RUN)
-		return run(f, arg);
 	ret = kvm_ioctl(f, (uint32_t)request, arg);
 	kvm_file_put(f);
 	if (request == KVM_CREATE_VM && ret >= 0)
 		control_vm_created((int)ret);
 	else if (request == KVM_CREATE_VCPU && ret >= 0)
 		control_vcpu_created(fd, (int)ret, arg);
+	return ret;
+}
+
+/* An ioctl is no point of cancellation, whatever we call. */
+long gw_ioctl(int fd, unsigned long request, unsigned long arg)
+{
+	int state;
+	long ret;
+
+	if (likely((uint32_t)request == KVM_RUN))
+		return run(fd, arg);
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+	ret = other_than_run(fd, request, arg);
+	pthread_setcancelstate(state, NULL);
 	return ret;
 }
 
@@ -91,7 +109,7 @@ void *gw_mmap(size_t length, int prot, int flags, int fd, uint64_t offset, int *
 		goto put;
 	/* As the kernel has it for the dirty ring: shared, not for execution. */
 	*err = -EINVAL;
-	if (offset + length > VM_DIRTY_RING_OFFSET && f->vm->dirty_ring_bytes && (prot & PROT_EXEC || !(flags & MAP_SHARED)))
+	if ((length > VM_DIRTY_RING_OFFSET || offset > VM_DIRTY_RING_OFFSET - length) && f->vm->dirty_ring_bytes && (prot & PROT_EXEC || !(flags & MAP_SHARED)))
 		goto put;
 	p = mmap(NULL, length, prot, flags, fd, (off_t)offset);
 	if (p == MAP_FAILED) {
@@ -135,7 +153,18 @@ int gw_kind(int fd)
 
 int gw_close(int fd)
 {
-	return kvm_file_close(fd);
+	int state, err;
+
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+	err = kvm_file_close(fd);
+	pthread_setcancelstate(state, NULL);
+	return err;
+}
+
+void gw_thread_cancelled(unsigned long thread)
+{
+	vm_cancel_count();
+	kvm_file_each_vcpu(vm_cancel_kick, thread);
 }
 
 int gw_sigaction(int sig, const struct sigaction *act, struct sigaction *old)

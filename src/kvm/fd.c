@@ -147,6 +147,16 @@ int kvm_file_add_gmem(int fd, struct vm *vm, struct mem_gmem *gmem)
 	return add(fd, KVM_FILE_GMEM, vm, NULL, gmem);
 }
 
+void kvm_file_each_vcpu(void (*fn)(struct vm_vcpu *v, unsigned long arg), unsigned long arg)
+{
+	pthread_rwlock_rdlock(&lock);
+	for (unsigned b = 0; b < N_BUCKETS; b++)
+		for (struct kvm_file *f = buckets[b]; f; f = f->next)
+			if (f->kind == KVM_FILE_VCPU)
+				fn(f->vcpu, arg);
+	pthread_rwlock_unlock(&lock);
+}
+
 /* True: this call took it off the list. */
 static bool unlist(struct kvm_file *f)
 {

@@ -35,6 +35,8 @@ void kvm_file_put(struct kvm_file *f);
 int kvm_file_add(int fd, enum kvm_kind kind, struct vm *vm, struct vm_vcpu *vcpu);
 int kvm_file_add_gmem(int fd, struct vm *vm, struct mem_gmem *gmem);
 int kvm_file_close(int fd);
+/* @fn takes no lock that is held around calls of the above. */
+void kvm_file_each_vcpu(void (*fn)(struct vm_vcpu *v, unsigned long arg), unsigned long arg);
 /* Ends guest_memfds that nobody holds any more, in whatever process. To be called when there are orphans. */
 void kvm_file_sweep_orphans(void);
 extern _Atomic unsigned kvm_n_orphans;

@@ -10,6 +10,7 @@
  */
 #include <errno.h>
 #include <guestward/guestward.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -275,4 +276,17 @@ SHIM_EXPORT int sigprocmask(int how, const sigset_t *restrict set, sigset_t *res
 
 	shim_enter();
 	return REAL(sigprocmask)(how, without_ours(how, set, &copy), old);
+}
+
+/* ---- cancellation ---------------------------------------------------------------------------------------------------------- */
+
+SHIM_EXPORT int pthread_cancel(pthread_t thread)
+{
+	int err;
+
+	shim_enter();
+	err = REAL(pthread_cancel)(thread);
+	if (!err)
+		gw_thread_cancelled(thread);
+	return err;
 }

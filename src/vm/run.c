@@ -495,6 +495,7 @@ static bool signal_due(struct vm_vcpu *v)
 	bool found = v->is_signal_found || (vm_signal_look_due(v) && vm_signal_pending(v));
 
 	v->is_signal_found = false;
+	found |= atomic_load_explicit(&v->is_cancelled, memory_order_relaxed);
 	return found || __atomic_load_n(&v->run->immediate_exit, __ATOMIC_RELAXED);
 }
 

@@ -218,12 +218,14 @@ void vm_signal_enter(struct vm_signals *s)
 	if (atomic_load_explicit(&is_owned, memory_order_relaxed)) {
 		s->outer = inside;
 		inside = s;
+		vm_cancel_enter(s);
 		return;
 	}
 	all_but_faults(&set);
 	pthread_sigmask(SIG_SETMASK, &set, &s->old_mask);
 	s->is_blocked = true;
 	s->is_plain = true;
+	vm_cancel_enter(s);
 }
 
 /* Now the vCPU is ours. */
@@ -232,6 +234,7 @@ void vm_signal_attach(struct vm_vcpu *v)
 	struct vm_signals *s = entered;
 
 	v->signals = s;
+	vm_cancel_attach(v, s);
 	v->is_signal_found = false;
 	v->looked_at = __rdtsc();
 	s->v = v;
@@ -244,6 +247,7 @@ void vm_signal_attach(struct vm_vcpu *v)
 
 void vm_signal_detach(struct vm_vcpu *v)
 {
+	vm_cancel_detach(v);
 	v->signals->v = NULL;
 	v->signals = NULL;
 }
@@ -253,6 +257,7 @@ void vm_signal_leave(struct vm_signals *s)
 	entered = s->below;
 	if (!s->is_plain)
 		inside = s->outer;
+	vm_cancel_leave(s);
 	if (s->is_blocked)
 		pthread_sigmask(SIG_SETMASK, &s->old_mask, NULL);
 }

@@ -302,6 +302,10 @@ int vm_vcpu_block(struct vm_vcpu *v)
 		atomic_thread_fence(memory_order_seq_cst);
 		if (vm_vcpu_has_events(v) || vm_alive(v->vm))
 			break;
+		if (atomic_load(&v->is_cancelled)) {
+			err = -EINTR;
+			break;
+		}
 		if (poll(p, 2, -1) < 0 && errno != EINTR) {
 			err = -errno;
 			break;

@@ -87,6 +87,8 @@ struct vm_signals {
 	bool is_plain;			/* from the start */
 	volatile int depth;
 	sigset_t old_mask;
+	int cancel_state;		/* of the thread, before */
+	unsigned n_cancels;		/* cancellations in this process, before */
 };
 
 struct vm_vcpu {
@@ -117,6 +119,8 @@ struct vm_vcpu {
 	_Atomic uint32_t n_nmi;		/* KVM_NMI and NMIs without a LAPIC, not yet in c.ev */
 	_Atomic bool is_unhalted;	/* a PV kick */
 	_Atomic bool is_smi;		/* KVM_SMI, not yet in c.ev */
+	_Atomic unsigned long runner;	/* the thread in KVM_RUN; 0: none */
+	_Atomic bool is_cancelled;	/* it is to end */
 	_Atomic int eoi_vector;		/* split: KVM_EXIT_IOAPIC_EOI due, -1 none */
 	int wake_fd, signal_fd;		/* made at the first block; -1 */
 	sigset_t signal_fd_mask;
@@ -381,6 +385,17 @@ bool vm_signal_pending(struct vm_vcpu *v);
 int vm_set_signal_mask(struct vm_vcpu *v, const uint64_t *mask);
 /* Is it time (half a millisecond) to ask the host about signals again? */
 bool vm_signal_look_due(struct vm_vcpu *v);
+
+/* ---- cancel.c ---------------------------------------------------------------------------------------------------- */
+
+void vm_cancel_enter(struct vm_signals *s);
+void vm_cancel_attach(struct vm_vcpu *v, const struct vm_signals *s);
+void vm_cancel_detach(struct vm_vcpu *v);
+/* May not return: the thread ends. */
+void vm_cancel_leave(struct vm_signals *s);
+/* Some thread was cancelled; afterwards, each vCPU: was it this one's? */
+void vm_cancel_count(void);
+void vm_cancel_kick(struct vm_vcpu *v, unsigned long thread);
 
 /* ---- run.c ------------------------------------------------------------------------------------------------------- */
 
