@@ -116,7 +116,7 @@ struct cpu_io {
 struct cpu_msrs {
 	uint64_t star, lstar, cstar, sfmask, kernel_gs_base, sysenter_cs, sysenter_esp, sysenter_eip;
 	uint64_t pat, tsc_aux, misc_enable, mtrr_def_type, mtrr_fixed[11], mtrr_var[16], debugctl, spec_ctrl;
-	uint64_t tsc_adjust, xss, feature_control, arch_capabilities, ucode_rev, platform_info, misc_features, smbase, smi_count, hwcr, de_cfg;
+	uint64_t tsc_adjust, xss, feature_control, arch_capabilities, ucode_rev, platform_info, power_ctl, misc_features, smbase, smi_count, hwcr, de_cfg;
 	uint64_t mcg_cap, mcg_status, mcg_ctl, mc_bank[32 * 4];
 };
 
@@ -144,6 +144,8 @@ struct cpu_cpuid { uint32_t function, index, flags, eax, ebx, ecx, edx; };
  * What the processor needs from the machine around it; filled by vm/. `c` finds its machine by container_of or c->machine.
  * Every function runs on the vCPU's thread with no lock held.
  */
+enum cpu_hypercall { CPU_HC_DONE, CPU_HC_EXIT, CPU_HC_UD };
+
 struct cpu_env {
 	/* In-kernel devices first. true: handled. false: nobody here, the client must be asked. */
 	bool (*mmio_read)(struct vcpu *c, struct gpa gpa, unsigned len, uint8_t *data);
@@ -164,8 +166,11 @@ struct cpu_env {
 	/* Is something to inject (NMI, INTR...)? Cheap; asked when attention has ACC_ATT_EVENT. ack returns the vector, or -1. */
 	bool (*intr_pending)(struct vcpu *c);
 	int (*intr_ack)(struct vcpu *c);
-	/* VMCALL / VMMCALL. Returns true when RAX was set and the instruction retires; false: an exit was filled in. */
-	bool (*hypercall)(struct vcpu *c);
+	/*
+	 * VMCALL / VMMCALL. DONE: RAX was set and the instruction retires. EXIT: CPU_EXIT_HYPERCALL, and the instruction comes again, or
+	 * what c->stop and c->exit say. UD: it does not exist.
+	 */
+	enum cpu_hypercall (*hypercall)(struct vcpu *c, bool is_vmmcall);
 	/* Asked every CPU_POLL_INSNS instructions: true, leave with CPU_EXIT_KICKED (immediate_exit). */
 	bool (*poll)(struct vcpu *c);
 	/* INIT, SIPI, SMI latched: handle; returns an exit or CPU_RUNNING. */

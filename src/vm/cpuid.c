@@ -73,7 +73,7 @@ static const struct row {
 	{ 0x80000021, 0, { 0 }, { B(2) | B(6) } },
 };
 
-static bool host_is_amd(void)
+bool vm_host_is_amd(void)
 {
 	unsigned a, b, c, d;
 
@@ -96,7 +96,7 @@ static uint32_t host_max(uint32_t base)
 
 static uint32_t limit(uint32_t base)
 {
-	uint32_t max = host_max(base), ours = base ? host_is_amd() ? 0x80000021u : 0x80000008u : BASIC_MAX;
+	uint32_t max = host_max(base), ours = base ? vm_host_is_amd() ? 0x80000021u : 0x80000008u : BASIC_MAX;
 
 	return max < ours ? max : ours;
 }
@@ -207,7 +207,7 @@ static void add_basic(struct list *l, uint32_t function)
 		add(l, 0, 0, false, r);
 		return;
 	case 4:
-		if (host_is_amd())
+		if (vm_host_is_amd())
 			break;
 		add_caches(l, 4);
 		return;
@@ -239,12 +239,12 @@ static void add_extended(struct list *l, uint32_t function)
 	case 0x80000000:
 		host(function, 0, r);
 		r[EAX] = limit(0x80000000);
-		if (!host_is_amd())
+		if (!vm_host_is_amd())
 			r[EBX] = r[ECX] = r[EDX] = 0;
 		break;
 	case 0x80000001:
 		masked(function, 0, r);
-		if (!host_is_amd())
+		if (!vm_host_is_amd())
 			r[EDX] &= ~0x0183f3ffu;
 		break;
 	case 0x80000008:

@@ -87,15 +87,73 @@ static int64_t dispatch(struct vm_vcpu *v, uint64_t nr, const struct args *x)
 	return HC_ENOSYS;
 }
 
-bool vm_hypercall(struct vcpu *c)
+/* ---- the instruction ------------------------------------------------------------------------------------------------------- */
+
+#define INSN_SIZE	3u
+
+/*
+ * KVM patches the other vendor's instruction into the processor's own. True: it is done, and stands there to be executed. Where the
+ * guest's tables or a guard refuse the store, the instruction works as it is: KVM's guest would get the fault of a store that it
+ * never made. The engine executes both.
+ */
+static bool fix(struct vm_vcpu *v, bool want_vmmcall)
+{
+	const uint8_t insn[INSN_SIZE] = { 0x0f, 0x01, want_vmmcall ? 0xd9 : 0xc1 };
+	struct acc_request rq = {
+		.cpu = &v->c.acc, .gva = GVA(v->c.rip + v->c.seg_base[SEG_CS]), .len = INSN_SIZE, .rights = ACC_W, .stage = ACC_FINAL,
+		.origin = ACC_PV, .cpl = v->c.acc.cpl,
+	};
+	uint8_t now[INSN_SIZE];
+	struct acc_result res;
+	bool ok;
+
+	/* Rare, and a part of it on another page rarer. */
+	if ((rq.gva.v & GW_PAGE_MASK) > GW_PAGE_SIZE - INSN_SIZE || acc_translate(&rq, &res) != ACC_ALLOW)
+		return false;
+	ok = vm_pv_write(v, rq.gpa, insn, INSN_SIZE);
+	gw_trace(pv_write, (int)v->index, v->c.stats.insns, "hypercall", (unsigned long long)rq.gpa.v, INSN_SIZE, ok);
+	/* A store that was dropped must not be waited for. */
+	return ok && vm_pv_read(v, rq.gpa, now, INSN_SIZE) && !memcmp(insn, now, INSN_SIZE);
+}
+
+/* DONE: it may be executed. */
+static enum cpu_hypercall check_form(struct vm_vcpu *v, bool is_vmmcall)
+{
+	if (likely(is_vmmcall == vm_host_is_amd()))
+		return CPU_HC_DONE;
+	if (v->vm->disabled_quirks & KVM_X86_QUIRK_FIX_HYPERCALL_INSN)
+		return CPU_HC_UD;
+	if (!fix(v, !is_vmmcall))
+		return CPU_HC_DONE;
+	v->c.exit = CPU_EXIT_KICKED;
+	v->c.stop = true;
+	return CPU_HC_EXIT;
+}
+
+static enum cpu_hypercall finish(struct vcpu *c, bool is_long, int64_t ret)
+{
+	c->gpr[RAX] = is_long ? (uint64_t)ret : (uint32_t)ret;
+	return CPU_HC_DONE;
+}
+
+enum cpu_hypercall vm_hypercall(struct vcpu *c, bool is_vmmcall)
 {
 	struct vm_vcpu *v = vm_vcpu_of(c);
 	struct args x = { .a = { c->gpr[RBX], c->gpr[RCX], c->gpr[RDX], c->gpr[RSI] }, .is_long = c->mode == INSN_MODE_64 };
 	uint64_t nr = c->gpr[RAX];
 	struct vm *vm = v->vm;
+	enum cpu_hypercall form;
 	bool restart;
 	int64_t ret;
 
+	/* The client has said what comes of it. */
+	if (v->hypercall_answer.valid) {
+		v->hypercall_answer.valid = false;
+		return finish(c, x.is_long, (int64_t)v->hypercall_answer.ret);
+	}
+	form = check_form(v, is_vmmcall);
+	if (unlikely(form != CPU_HC_DONE))
+		return form;
 	v->stats.hypercalls++;
 	if (!x.is_long) {
 		nr = (uint32_t)nr;
@@ -106,19 +164,18 @@ bool vm_hypercall(struct vcpu *c)
 		if (restart) {
 			c->exit = CPU_EXIT_KICKED;
 			c->stop = true;
-			return false;
+			return CPU_HC_EXIT;
 		}
 	} else if (c->acc.cpl)
 		ret = HC_EPERM;
 	else if (nr == HEKI_HC_LOCK_CR || nr == HEKI_HC_PROTECT_MEM) {
 		if (!vm_heki_hypercall(v, nr, x.a, &ret))
-			return false;
+			return CPU_HC_EXIT;
 	} else if (nr != HC_MAP_GPA_RANGE)
 		ret = dispatch(v, nr, &x);
 	else if (map_gpa_exit(v, &x, &ret))
-		return false;
+		return CPU_HC_EXIT;
 	gw_trace(hypercall, (int)v->index, c->stats.insns, (unsigned long long)nr, (unsigned long long)x.a[0],
 		 (unsigned long long)x.a[1], (unsigned long long)x.a[2], (unsigned long long)x.a[3], (long long)ret);
-	c->gpr[RAX] = x.is_long ? (uint64_t)ret : (uint32_t)ret;
-	return true;
+	return finish(c, x.is_long, ret);
 }

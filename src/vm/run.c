@@ -89,7 +89,7 @@ static int complete(struct vm_vcpu *v)
 	}
 	if (moved && what != VM_PENDING_MMIO_WRITE && what != VM_PENDING_NONE) {
 		drop_io(v);
-		v->msr_answer.valid = false;
+		v->msr_answer.valid = v->hypercall_answer.valid = false;
 		return 1;
 	}
 	/* The instruction starts over: what was answered about its memory still holds. */
@@ -117,8 +117,8 @@ static int complete(struct vm_vcpu *v)
 		v->msr_answer.data = v->run->msr.data;
 		return 1;
 	case VM_PENDING_HYPERCALL:
-		/* RIP is past the instruction already. */
-		v->c.gpr[RAX] = v->c.mode == INSN_MODE_64 ? v->run->hypercall.ret : (uint32_t)v->run->hypercall.ret;
+		v->hypercall_answer.valid = true;
+		v->hypercall_answer.ret = v->run->hypercall.ret;
 		return 1;
 	case VM_PENDING_HEKI:
 	case VM_PENDING_NONE:
@@ -128,6 +128,19 @@ static int complete(struct vm_vcpu *v)
 }
 
 /* ---- exits ------------------------------------------------------------------------------------------------------------ */
+
+#define PORT_7E	0x7e
+
+/* Old clients of KVM expect that OUT to this port has retired when they are told: the quirk. */
+static void out_7e(struct vm_vcpu *v)
+{
+	if (v->vm->disabled_quirks & KVM_X86_QUIRK_OUT_7E_INC_RIP)
+		return;
+	cpu_io_out_done(&v->c);
+	v->pending = VM_PENDING_NONE;
+	v->c.finish = true;
+	cpu_run(&v->c);
+}
 
 static int pio_exit(struct vm_vcpu *v)
 {
@@ -152,6 +165,8 @@ static int pio_exit(struct vm_vcpu *v)
 	v->stats.io_exits++;
 	gw_trace(pio, (int)v->index, v->c.stats.insns, io->want_out ? "w" : "r", run->io.port, size,
 		 (unsigned long long)(io->want_out ? *(uint32_t *)(void *)io->want.data : 0), "client");
+	if (unlikely(run->io.port == PORT_7E && io->want_out && count == 1))
+		out_7e(v);
 	return 0;
 }
 
@@ -505,7 +520,7 @@ static bool signal_due(struct vm_vcpu *v)
  */
 static int finish_io(struct vm_vcpu *v)
 {
-	if (likely(!v->c.io.replay && !v->msr_answer.valid))
+	if (likely(!v->c.io.replay && !v->msr_answer.valid && !v->hypercall_answer.valid))
 		return 1;
 	v->c.finish = true;
 	return run_guest(v);
@@ -654,6 +669,12 @@ static int enter(struct vm_vcpu *v)
 	r = complete(v);
 	if (r <= 0)
 		return r;
+	/* Before an interrupt's handler can come between, and take the answer for its own instruction's. */
+	if (unlikely(v->msr_answer.valid || v->hypercall_answer.valid)) {
+		r = finish_io(v);
+		if (r != 1)
+			return r;
+	}
 	if (__atomic_load_n(&run->immediate_exit, __ATOMIC_RELAXED)) {
 		r = finish_io(v);
 		return r == 1 ? -EINTR : r;

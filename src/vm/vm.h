@@ -40,7 +40,8 @@
 #define VM_COALESCED_MAX ((4096u - sizeof(struct kvm_coalesced_mmio_ring)) / sizeof(struct kvm_coalesced_mmio))
 
 /* Quirks that DISABLE_QUIRKS2 may switch off, because both behaviours are built. */
-#define VM_QUIRKS (KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE | KVM_X86_QUIRK_SLOT_ZAP_ALL)
+#define VM_QUIRKS (KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE | KVM_X86_QUIRK_OUT_7E_INC_RIP | \
+		   KVM_X86_QUIRK_FIX_HYPERCALL_INSN | KVM_X86_QUIRK_SLOT_ZAP_ALL)
 
 struct vm;
 struct vm_ioeventfd;
@@ -146,6 +147,7 @@ struct vm_vcpu {
 	uint64_t pending_rip;
 	uint32_t pending_len;		/* bytes of data in the port page or in run->mmio */
 	struct { bool valid, is_error, is_write; uint32_t index; uint64_t data; } msr_answer;
+	struct { bool valid; uint64_t ret; } hypercall_answer;
 	struct acc_exit heki_exit;	/* as it was told */
 	uint64_t heki_next_rip;
 	uint8_t mon_code[16];		/* a monitor's instruction */
@@ -236,13 +238,13 @@ struct vm {
 	_Atomic int64_t clock_offset_ns;
 
 	/* What ENABLE_CAP and friends set; under lock, read by vCPUs at exits. */
-	uint64_t disabled_quirks;
-	uint64_t disabled_exits;
+	_Atomic uint64_t disabled_quirks;
+	uint64_t disabled_exits;	/* constant once a vCPU exists */
 	uint64_t x2apic_api;
-	uint32_t msr_exit_reasons;
-	uint64_t hypercall_exits;
-	bool is_triple_fault_event;	/* KVM_CAP_X86_TRIPLE_FAULT_EVENT */
-	bool is_emulation_exit, is_exception_payload, is_platform_info_hidden;
+	_Atomic uint32_t msr_exit_reasons;
+	_Atomic uint64_t hypercall_exits;
+	_Atomic bool is_triple_fault_event;	/* KVM_CAP_X86_TRIPLE_FAULT_EVENT */
+	_Atomic bool is_emulation_exit, is_exception_payload, is_platform_info_hidden;
 	uint64_t dirty_protect;		/* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 */
 	uint32_t dirty_ring_bytes;	/* 0: bitmaps; constant once a vCPU exists */
 	pthread_rwlock_t filter_lock;	/* a leaf */
@@ -413,7 +415,7 @@ int vm_set_apic_base(struct vm_vcpu *v, uint64_t value);
 
 /* ---- hypercall.c ------------------------------------------------------------------------------------------------- */
 
-bool vm_hypercall(struct vcpu *c);
+enum cpu_hypercall vm_hypercall(struct vcpu *c, bool is_vmmcall);
 
 /* ---- heki.c ------------------------------------------------------------------------------------------------------ */
 
@@ -472,6 +474,7 @@ int vm_cpuid_set(struct vm_vcpu *v, const struct kvm_cpuid_entry2 *e, unsigned n
 void vm_cpuid_read(struct vcpu *c, uint32_t function, uint32_t index, uint32_t r[4]);
 const struct cpu_cpuid *vm_cpuid_find(const struct vcpu *c, uint32_t function, uint32_t index);
 uint64_t vm_supported_cr4(void);
+bool vm_host_is_amd(void);
 uint64_t vm_supported_xcr0(void);
 void vm_cpuid_default_features(struct vm_vcpu *v);
 bool vm_cpuid_has(const struct vcpu *c, uint32_t function, unsigned reg, unsigned bit);

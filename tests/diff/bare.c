@@ -32,7 +32,7 @@ static uint8_t no_get_cr8(struct vcpu *v) { return 0; }
 static void no_set_cr8(struct vcpu *v, uint8_t value) { }
 static bool no_intr(struct vcpu *v) { return false; }
 static int no_ack(struct vcpu *v) { return -1; }
-static bool no_hypercall(struct vcpu *v) { return true; }
+static enum cpu_hypercall no_hypercall(struct vcpu *v, bool is_vmmcall) { return CPU_HC_DONE; }
 static bool no_poll(struct vcpu *v) { return false; }
 static enum cpu_exit no_latched(struct vcpu *v) { return CPU_RUNNING; }
 static void no_cpuid(struct vcpu *v, uint32_t function, uint32_t index, uint32_t r[4]) { }

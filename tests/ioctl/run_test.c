@@ -871,9 +871,96 @@ static void map_gpa_range_goes_to_the_client(void **state)
 	assert_int_equal(r.run->hypercall.nr, 12);
 	assert_int_equal(r.run->hypercall.args[0], 0x1000);
 	assert_int_equal(r.run->hypercall.args[1], 1);
+	/* At the instruction, as in KVM; KVM_RUN retires it, with immediate_exit too. */
+	assert_int_equal(regs_of(r.vcpu).rip, RIG_CODE + 21);
 	r.run->hypercall.ret = 0x33;
+	r.run->immediate_exit = 1;
+	assert_int_equal(rig_ioctl_n(r.vcpu, KVM_RUN, 0), -EINTR);
+	r.run->immediate_exit = 0;
+	assert_int_equal(regs_of(r.vcpu).rip, RIG_CODE + 24);
 	halts(&r);
 	assert_int_equal(regs_of(r.vcpu).rax, 0x33);
+	rig_close(&r);
+}
+
+static void out_7e_has_retired(void **state)
+{
+	/* out 7e,al; out 7f,al; hlt */
+	static const uint8_t code[] = { 0xe6, 0x7e, 0xe6, 0x7f, 0xf4 };
+	struct rig r;
+
+	for (unsigned off = 0; off < 2; off++) {
+		rig_open(&r, 0);
+		if (off)
+			enable(&r, KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_OUT_7E_INC_RIP);
+		rig_code(&r, code, sizeof(code));
+		assert_int_equal(rig_run(&r), 0);
+		assert_int_equal(r.run->io.port, 0x7e);
+		assert_int_equal(regs_of(r.vcpu).rip, RIG_CODE + (off ? 0 : 2));
+		assert_int_equal(rig_run(&r), 0);
+		assert_int_equal(r.run->io.port, 0x7f);
+		assert_int_equal(regs_of(r.vcpu).rip, RIG_CODE + 2);
+		halts(&r);
+		rig_close(&r);
+	}
+}
+
+/* The host's own instruction and the other vendor's. */
+static bool host_is_intel(void)
+{
+	unsigned a, b, c, d;
+
+	__asm__ volatile("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(0), "c"(0));
+	return b != 0x68747541 && b != 0x6f677948;
+}
+
+/* In real mode: #UD to 2000. mov eax,1; VMxCALL; hlt */
+static void set_hypercall(struct rig *r, bool own)
+{
+	uint8_t code[] = { 0x66, 0xb8, 1, 0, 0, 0, 0x0f, 0x01, own == host_is_intel() ? 0xc1 : 0xd9, 0xf4 };
+	static const uint16_t vector[2] = { 0x2000, 0 };
+
+	memcpy(r->ram + 6 * 4, vector, sizeof(vector));
+	r->ram[0x2000] = 0xf4;
+	rig_code(r, code, sizeof(code));
+}
+
+static void the_other_hypercall_is_patched(void **state)
+{
+	struct gw_heki_attributes a = { .address = RIG_CODE, .size = 4096, .attributes = GW_HEKI_NW, .mask = GW_HEKI_NW };
+	uint8_t own[3], other[3];
+	struct rig r;
+
+	rig_open(&r, RIG_CPUID);
+	set_hypercall(&r, true);
+	memcpy(own, r.ram + RIG_CODE + 6, 3);
+	halts(&r);
+	assert_int_equal(regs_of(r.vcpu).rax, 0);
+	assert_memory_equal(r.ram + RIG_CODE + 6, own, 3);
+	set_hypercall(&r, false);
+	memcpy(other, r.ram + RIG_CODE + 6, 3);
+	halts(&r);
+	assert_int_equal(regs_of(r.vcpu).rip, RIG_CODE + 10);
+	assert_int_equal(regs_of(r.vcpu).rax, 0);
+	assert_memory_equal(r.ram + RIG_CODE + 6, own, 3);
+	/* Kernel integrity judges the patch; the hypercall is executed all the same. */
+	set_hypercall(&r, false);
+	assert_int_equal(rig_ioctl(r.vm, GW_HEKI_SET_ATTRIBUTES, &a), 0);
+	halts(&r);
+	assert_int_equal(regs_of(r.vcpu).rip, RIG_CODE + 10);
+	assert_int_equal(regs_of(r.vcpu).rax, 0);
+	assert_memory_equal(r.ram + RIG_CODE + 6, other, 3);
+	rig_close(&r);
+	/* Without the quirk it is not there. */
+	rig_open(&r, RIG_CPUID);
+	enable(&r, KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_FIX_HYPERCALL_INSN);
+	set_hypercall(&r, true);
+	halts(&r);
+	assert_int_equal(regs_of(r.vcpu).rip, RIG_CODE + 10);
+	set_hypercall(&r, false);
+	halts(&r);
+	assert_int_equal(regs_of(r.vcpu).rip, 0x2001);
+	assert_memory_equal(r.ram + RIG_CODE + 6, other, 3);
 	rig_close(&r);
 }
 
@@ -950,6 +1037,8 @@ int main(void)
 		{ "filtered and unknown MSRs go to a client that wants them", msrs_go_to_the_client },
 		{ "an MSR the client refuses, or nobody knows, is #GP", msr_errors_are_gp },
 		{ "MAP_GPA_RANGE goes to the client and its answer to RAX", map_gpa_range_goes_to_the_client },
+		{ "OUT to port 7E has retired at its exit, unless the client gives the quirk up", out_7e_has_retired },
+		{ "the other vendor's hypercall is patched; without the quirk it is #UD", the_other_hypercall_is_patched },
 		{ "INT3 is the client's when it debugs", breakpoint_of_the_client },
 		{ "single stepping by the client leaves no TF behind", single_step_by_the_client },
 	};

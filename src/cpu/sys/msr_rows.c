@@ -446,6 +446,7 @@ const struct msr_row msr_rows[] = {
 	{ 0xda0, 0xda0, get_field, set_xss, AT(msr.xss), NEEDS(0xd, 1, CPUID_EAX, 3) },
 	{ 0x6e1, 0x6e1, get_pkrs, set_pkrs, NEEDS(7, 0, CPUID_ECX, 31) },
 	{ 0xce, 0xce, get_field, set_platform_info, AT(msr.platform_info) },
+	{ 0x1fc, 0x1fc, get_field, set_field, AT(msr.power_ctl) },	/* IA32_POWER_CTL: kept for whoever asks, as KVM does */
 	{ 0x140, 0x140, get_field, set_misc_features, AT(msr.misc_features) },
 	{ 0x9e, 0x9e, get_smbase, set_host_only, AT(msr.smbase) },
 	{ 0x34, 0x34, get_field, set_host_only, AT(msr.smi_count) },
@@ -498,6 +499,6 @@ const unsigned n_msr_rows = ARRAY_SIZE(msr_rows);
 
 const uint32_t cpu_msr_save[] = {
 	0x174, 0x175, 0x176, 0xc0000081, 0xc0000083, 0xc0000102, 0xc0000084, 0xc0000082, 0x277, 0xc0000103, 0x48, 0xda0, 0x1d9,
-	0x10a, 0x1a0, 0x17a, 0x17b, 0xce, 0x140, 0x8b, 0xc0010015, 0x34, 0x9e, 0x3a, 0x6e1,
+	0x10a, 0x1a0, 0x17a, 0x17b, 0xce, 0x140, 0x8b, 0xc0010015, 0x34, 0x9e, 0x3a, 0x6e1, 0x1fc,
 };
 const unsigned cpu_n_msr_save = ARRAY_SIZE(cpu_msr_save);

@@ -125,10 +125,14 @@ void sys_serialize(struct vcpu *c, const struct cpu_op *o)
 void sys_vmcall(struct vcpu *c, const struct cpu_op *o)
 {
 	sys_begin(c, o);
-	if (c->env->hypercall(c)) {
+	switch (c->env->hypercall(c, o->insn->op == I_VMMCALL)) {
+	case CPU_HC_DONE:
 		CPU_NEXT(c, o);
-	}
-	if (c->stop)		/* it raised an exception, or set an exit of its own */
+	case CPU_HC_UD:
+		cpu_raise(c, o, VEC_UD);
 		return;
-	cpu_stop_after(c, o, CPU_EXIT_HYPERCALL);
+	case CPU_HC_EXIT:
+		if (!c->stop)		/* else it raised an exception, or set an exit of its own */
+			cpu_stop(c, o, CPU_EXIT_HYPERCALL);
+	}
 }
