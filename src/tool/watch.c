@@ -2,6 +2,7 @@
 /*
  * `guestward watch [PID]`: asks the control socket again and again for what has happened since, and prints it: a line a thing for
  * people, or JSON. A source of events is a row: its request (with vm= and seq=), and what makes a line of its answer into one of ours.
+ * With --exec or --syscalls it is a monitor instead, the one in examples/.
  */
 #include "watch.h"
 
@@ -18,11 +19,12 @@
 #include <guestward/control.h>
 #include <guestward/kvm.h>
 
+#include "calls.h"
 #include "dump.h"
 #include "exit_codes.h"
 #include "symbols.h"
 
-struct watch { int pid; unsigned vm; bool json, once, colour; const char *symbols_file; struct symbols symbols; uint64_t seq; };
+struct watch { int pid; unsigned vm; bool json, once, colour, is_monitor; struct calls_options calls; const char *symbols_file; struct symbols symbols; uint64_t seq; };
 
 /* ---- the socket -------------------------------------------------------------------------------------------------------- */
 
@@ -178,6 +180,9 @@ static const struct argp_option rows[] = {
 	{ "vm", 'v', "N", 0, "which VM of the process (default 0)", 0 },
 	{ "json", 'j', NULL, 0, "one JSON object a line", 0 },
 	{ "symbols", 's', "FILE", 0, "System.map or a copy of /proc/kallsyms: names for addresses", 0 },
+	{ "exec", 'e', NULL, 0, "name the programs that the guest starts, instead", 0 },
+	{ "syscalls", 'c', NULL, 0, "show all its system calls, instead", 0 },
+	{ "count", 'n', "N", 0, "end after so many of either", 0 },
 	{ "once", 'o', NULL, 0, "what the log holds now, and end", 0 },
 	{ 0 }
 };
@@ -190,6 +195,13 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	switch (key) {
 	case 'v': w->vm = (unsigned)strtoul(arg, NULL, 10); return 0;
 	case 'j': w->json = true; return 0;
+	case 'e': w->is_monitor = true; return 0;
+	case 'c': w->is_monitor = w->calls.all = true; return 0;
+	case 'n':
+		w->calls.count = strtoul(arg, &end, 10);
+		if (*end || !w->calls.count)
+			argp_error(state, "'%s' is no number of lines", arg);
+		return 0;
 	case 'o': w->once = true; return 0;
 	case 's': w->symbols_file = arg; return 0;
 	case ARGP_KEY_ARG:
@@ -201,10 +213,23 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	}
 }
 
+static int watch_calls(struct watch *w)
+{
+	int err;
+
+	w->calls.json = w->json;
+	err = calls_watch(w->pid, w->vm, &w->calls);
+	if (!err)
+		return STATUS_OK;
+	fprintf(stderr, "guestward: cannot watch process %d: %s\n", w->pid, err == -EBUSY ? "another monitor is there" : strerror(-err));
+	return STATUS_FAILED;
+}
+
 int watch_main(int argc, char **argv)
 {
 	static const struct argp argp = { rows, parse, "[PID]",
 		"Follow what kernel integrity denies, seals and lets be patched in a running VM, until the VM ends. "
+		"With --exec or --syscalls, be a monitor that names what runs in it. "
 		"Without PID, list the processes that run VMs.", NULL, NULL, NULL };
 	static const struct timespec pause = { .tv_nsec = 200000000 };
 	struct watch w = { 0 };
@@ -213,6 +238,8 @@ int watch_main(int argc, char **argv)
 	argp_parse(&argp, argc, argv, 0, NULL, &w);
 	if (!w.pid)
 		return control_list();
+	if (w.is_monitor)
+		return watch_calls(&w);
 	if (w.symbols_file && symbols_read(&w.symbols, w.symbols_file, &err) < 0) {
 		fprintf(stderr, "guestward: %s\n", err.text);
 		return STATUS_FAILED;

@@ -35,7 +35,7 @@ check() { # NAME STATUS
 	for f in out guest; do tail -n 5 "$dir/$f" | sed "s/^/# /"; done
 }
 
-echo "1..6"
+echo "1..9"
 runs_on; check "the guest runs" $?
 timeout 60 "$watch" $pid --exec --count=8 > "$dir/out" 2>&1; check "it has seen eight programs start, and leaves" $?
 [ "$(grep -Ec 'execve .*busybox true number [0-9]+$' "$dir/out")" -ge 7 ]; check "their names and arguments are right" $?
@@ -43,3 +43,9 @@ runs_on; check "the guest runs on" $?
 timeout 60 "$watch" $pid --syscalls --count=500 > "$dir/out" 2>&1 && [ "$(grep -c ' syscall ' "$dir/out")" -gt 300 ]
 check "all system calls, a second time" $?
 runs_on; check "and the guest runs on" $?
+timeout 60 "$guestward" watch --exec --count=5 $pid > "$dir/out" 2>&1 && [ "$(grep -Ec 'execve .*busybox true number [0-9]+$' "$dir/out")" -ge 4 ]
+check "guestward watch --exec names them too" $?
+timeout 60 "$guestward" watch --exec --json --count=3 $pid > "$dir/out" 2>&1 &&
+	[ "$(grep -Ec '^\{"cpu":[01],"cr3":"0x[0-9a-f]+","execve":"[^"]*","arguments":\[("[^"]*",?)*\]\}$' "$dir/out")" = 3 ]
+check "and as JSON" $?
+runs_on; check "and the guest still runs on" $?
