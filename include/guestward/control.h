@@ -14,6 +14,7 @@
  *     heki-map vm=0                           its permissions: "default ATTRIBUTES locked 0|1", then address size attributes (GW_HEKI_N*)
  *
  *     session vm=0                            a monitor's session: binary from here on, see guestward/monitor.h
+ *     session                                 the same, with the first VM that is still there
  *
  * An answer that begins with "error: " is a refusal in one line.
  */

@@ -55,7 +55,8 @@ struct gw_mon_regs {
 	uint64_t dr6, dr7;
 	uint64_t star, lstar, cstar, sfmask, kernel_gs_base;
 	uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
-	uint64_t reserved[8];
+	uint64_t dr[4];			/* DR0 to DR3 */
+	uint64_t reserved[4];
 };
 
 struct gw_mon_event {

@@ -208,6 +208,23 @@ static int find_vm(unsigned vm)
 	return fd;
 }
 
+/* The first that is still there. */
+static int first_vm(void)
+{
+	unsigned lowest = ~0u;
+	int fd = -1;
+
+	pthread_mutex_lock(&lock);
+	forget_closed();
+	for (unsigned i = 0; i < n_entries; i++)
+		if (entries[i].vm < lowest) {
+			lowest = entries[i].vm;
+			fd = entries[i].vm_fd;
+		}
+	pthread_mutex_unlock(&lock);
+	return fd;
+}
+
 /* Kernel integrity: events after @seq, or permissions. */
 static void answer_heki(int fd, unsigned vm, bool events, uint64_t seq)
 {
@@ -257,6 +274,8 @@ static bool serve(int fd)
 		answer_heki(fd, vm, true, gva);
 	else if (sscanf(line, "heki-map vm=%u%n", &vm, &end) == 1 && !line[end])
 		answer_heki(fd, vm, false, 0);
+	else if (!strcmp(line, "session"))
+		return control_session(fd, first_vm());
 	else if (sscanf(line, "session vm=%u%n", &vm, &end) == 1 && !line[end])
 		return control_session(fd, find_vm(vm));
 	else

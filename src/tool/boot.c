@@ -256,7 +256,7 @@ static int start(struct boot *b, struct err *err)
 	machine_init_signals();
 	if (console_open(&b->console, m, err) < 0 || prepare_library(o, err) < 0)
 		return -1;
-	if (machine_create(m, o->backend, o->memory, err) < 0)
+	if (machine_create(m, o->backend, o->memory, o->share_memory, err) < 0)
 		return -1;
 	m->verbose = o->verbose;
 	m->is_private = o->is_private;

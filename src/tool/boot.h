@@ -22,7 +22,7 @@ struct boot_options {
 	unsigned n_disks;
 	const char *files[FILES_MAX];		/* HOST[:GUEST] as given */
 	unsigned n_files;
-	bool is_private;
+	bool is_private, share_memory;
 	const char *engine, *trace, *protect, *symbols;
 	enum heki_on_denial on_denial;
 	bool verbose, stats, no_chain, no_tlb;

@@ -12,7 +12,7 @@
 enum key {
 	KEY_KERNEL = 'k', KEY_INITRD = 'i', KEY_APPEND = 'a', KEY_MEMORY = 'm', KEY_CPUS = 'c', KEY_DISK = 'd', KEY_VERBOSE = 'v', KEY_PRIVATE = 0x80,
 	KEY_CMDLINE = 0x100, KEY_MODULES, KEY_BUSYBOX, KEY_FILE, KEY_SAVE_INITRD, KEY_PROTOCOL, KEY_DECOMPRESS, KEY_STATS, KEY_TRACE, KEY_ENGINE,
-	KEY_BACKEND, KEY_SHARE_MODULE, KEY_PROTECT, KEY_ON_DENIAL, KEY_NO_CHAIN, KEY_NO_TLB, KEY_SYMBOLS,
+	KEY_BACKEND, KEY_SHARE_MODULE, KEY_SHARE_MEMORY, KEY_PROTECT, KEY_ON_DENIAL, KEY_NO_CHAIN, KEY_NO_TLB, KEY_SYMBOLS,
 };
 
 static const struct argp_option rows[] = {
@@ -26,6 +26,7 @@ static const struct argp_option rows[] = {
 	{ "cpus", KEY_CPUS, "N", 0, "number of CPUs (default 1)", 2 },
 	{ "private", KEY_PRIVATE, NULL, 0, "all memory private to the guest: console only, or see --share-module", 2 },
 	{ "share-module", KEY_SHARE_MODULE, "FILE", 0, "gw_share.ko for this kernel (tools/build-guest-module): devices for a --private guest", 2 },
+	{ "share-memory", KEY_SHARE_MEMORY, NULL, 0, "guest memory is a file that a monitor may map: for tools like LibVMI", 2 },
 	{ "disk", KEY_DISK, "FILE[,ro]", 0, "raw disk image as /dev/vda, vdb, ... in the order given", 2 },
 	{ "modules", KEY_MODULES, "DIR", 0, "the kernel's lib/modules/VERSION, for the initrd that is built", 3 },
 	{ "busybox", KEY_BUSYBOX, "FILE", 0, "static busybox for that initrd (default /bin/busybox)", 3 },
@@ -138,6 +139,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case KEY_NO_CHAIN: o->no_chain = true; break;
 	case KEY_NO_TLB: o->no_tlb = true; break;
 	case KEY_PRIVATE: o->is_private = true; break;
+	case KEY_SHARE_MEMORY: o->share_memory = true; break;
 	case KEY_SHARE_MODULE: o->share_module = arg; break;
 	case KEY_STATS: o->stats = true; break;
 	case KEY_VERBOSE: o->verbose = true; break;
@@ -172,6 +174,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 			argp_error(state, "-- CMD runs in the initrd that is built: leave out --initrd");
 		if (o->is_private && o->n_disks && !o->share_module && !o->initrd)
 			argp_error(state, "a disk cannot reach the memory of a --private guest: leave out --disk, or use --share-module");
+		if (o->share_memory && o->is_private)
+			argp_error(state, "memory cannot be both --private and shared");
 		if (o->share_module && !o->is_private)
 			argp_error(state, "--share-module is for a --private guest");
 		if (o->share_module && o->initrd)

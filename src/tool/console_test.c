@@ -46,7 +46,7 @@ static void child(int ready, int report, enum initrd initrd)
 	setrlimit(RLIMIT_CORE, &no_core);
 	/* Sanitizers take fault signals; here the default is what counts. */
 	signal(SIGSEGV, SIG_DFL);
-	if (machine_create(&machine, &backend_kvm, RAM_MIN, &err) < 0 || console_open(&console, &machine, &err) < 0)
+	if (machine_create(&machine, &backend_kvm, RAM_MIN, false, &err) < 0 || console_open(&console, &machine, &err) < 0)
 		_exit(99);
 	atomic_store(&wanted, initrd == OURS_LISTENS);
 	if (initrd)
@@ -233,7 +233,7 @@ static void output_that_blocks(void **state)
 	if (pid == 0) {
 		dup2(pipes[1], STDOUT_FILENO);
 		alarm(20);
-		if (machine_create(m, &backend_kvm, RAM_MIN, &err) < 0 || console_open(&console, m, &err) < 0)
+		if (machine_create(m, &backend_kvm, RAM_MIN, false, &err) < 0 || console_open(&console, m, &err) < 0)
 			_exit(99);
 		machine_stop(m, STOP_QUIT, 0, "stopped");
 		for (i = 0; i < 100; i++)
@@ -247,7 +247,7 @@ static void output_that_blocks(void **state)
 	assert_true(pid >= 0);
 	if (pid == 0) {
 		dup2(pipes[1], STDOUT_FILENO);
-		if (machine_create(m, &backend_kvm, RAM_MIN, &err) < 0 || console_open(&console, m, &err) < 0)
+		if (machine_create(m, &backend_kvm, RAM_MIN, false, &err) < 0 || console_open(&console, m, &err) < 0)
 			_exit(99);
 		console_send(&console, bytes, 1);
 		_exit(atomic_load(&m->stopped) == STOP_SIGNAL && m->stop_detail == SIGPIPE ? 0 : 1);

@@ -83,14 +83,14 @@ static int add_memory(struct machine *m, struct err *err)
 	return 0;
 }
 
-int machine_create(struct machine *m, const struct backend *backend, uint64_t memory, struct err *err)
+int machine_create(struct machine *m, const struct backend *backend, uint64_t memory, bool share, struct err *err)
 {
 	*m = (struct machine){ .backend = backend, .system_fd = -1, .vm_fd = -1, .stop_fd = -1, .gmem = { -1, -1 } };
 	pthread_mutex_init(&m->stop_lock, NULL);
 	m->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (m->stop_fd < 0)
 		return err_set(err, "cannot create an eventfd: %s", strerror(errno));
-	return ram_create(&m->ram, memory, err);
+	return share ? ram_create_shared(&m->ram, memory, err) : ram_create(&m->ram, memory, err);
 }
 
 int machine_open(struct machine *m, unsigned cpus, struct err *err)

@@ -71,7 +71,7 @@ struct machine {
 };
 
 /* Only memory yet, so that a bad kernel is told before an engine is opened. On failure call machine_destroy, too. */
-int machine_create(struct machine *m, const struct backend *backend, uint64_t memory, struct err *err);
+int machine_create(struct machine *m, const struct backend *backend, uint64_t memory, bool share, struct err *err);
 
 /* Opens the engine: the VM, its memory slots and @cpus vCPUs. */
 int machine_open(struct machine *m, unsigned cpus, struct err *err);

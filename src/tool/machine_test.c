@@ -165,7 +165,7 @@ static int start(const struct step *script, unsigned n, unsigned cpus, unsigned 
 	fake.n_steps = n;
 	fake.fail_at = fail_at;
 	err->text[0] = 0;
-	if (machine_create(&machine, &backend_fake, RAM_MIN, err) < 0 || power_init(&power, &machine, err) < 0)
+	if (machine_create(&machine, &backend_fake, RAM_MIN, false, err) < 0 || power_init(&power, &machine, err) < 0)
 		return -1;
 	if (machine_open(&machine, cpus, err) < 0)
 		return -1;

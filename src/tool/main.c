@@ -10,6 +10,7 @@
 #include "exit_codes.h"
 #include "run.h"
 #include "watch.h"
+#include "xen.h"
 
 static int help_main(int argc, char **argv);
 static int version_main(int argc, char **argv);
@@ -25,6 +26,7 @@ static const struct subcommand {
 	{ "map", map_main, "show a running VM's memory: private, shared, permissions" },
 	{ "run", run_main, "run a program that uses /dev/kvm, such as QEMU" },
 	{ "watch", watch_main, "follow what kernel integrity denies and seals in a running VM" },
+	{ "xen", xen_main, "run a monitor written for Xen's libraries, such as xen-access" },
 	{ "help", help_main, "this text" },
 	{ "version", version_main, "the version" },
 };

@@ -5,12 +5,14 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "bytes.h"
 
-int ram_create(struct ram *ram, uint64_t size, struct err *err)
+static int create(struct ram *ram, uint64_t size, int fd, struct err *err)
 {
-	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, flags | MAP_NORESERVE, fd, 0);
 
 	if (p == MAP_FAILED)
 		return err_set(err, "cannot reserve %llu MiB of guest memory: %s; use a smaller --memory",
@@ -19,16 +21,41 @@ int ram_create(struct ram *ram, uint64_t size, struct err *err)
 	madvise(p, size, MADV_HUGEPAGE);
 	madvise(p, size, MADV_DONTDUMP);
 	ram->host = p;
+	ram->fd = fd;
 	ram->size = size;
 	ram->low = size < RAM_LOW_MAX ? size : RAM_LOW_MAX;
 	return 0;
 }
 
+int ram_create(struct ram *ram, uint64_t size, struct err *err)
+{
+	return create(ram, size, -1, err);
+}
+
+int ram_create_shared(struct ram *ram, uint64_t size, struct err *err)
+{
+	int fd = memfd_create("guestward-ram", MFD_CLOEXEC), ret;
+
+	if (fd < 0 || ftruncate(fd, (off_t)size)) {
+		ret = err_set(err, "cannot make a file of %llu MiB for guest memory: %s", (unsigned long long)(size >> 20), strerror(errno));
+		if (fd >= 0)
+			close(fd);
+		return ret;
+	}
+	ret = create(ram, size, fd, err);
+	if (ret)
+		close(fd);
+	return ret;
+}
+
 void ram_destroy(struct ram *ram)
 {
-	if (ram->host)
+	if (ram->host) {
 		munmap(ram->host, ram->size);
-	*ram = (struct ram){ 0 };
+		if (ram->fd >= 0)
+			close(ram->fd);
+	}
+	*ram = (struct ram){ .fd = -1 };
 }
 
 void *ram_at(const struct ram *ram, uint64_t gpa, uint64_t len)

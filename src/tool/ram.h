@@ -43,12 +43,17 @@ struct ram {
 	bool (*may_write)(void *opaque, uint64_t gpa, uint64_t len);
 	void *opaque;
 	uint8_t *host;		/* one mapping: low part first, high part right behind it */
+	int fd;			/* the file it is, if it is to be shared; -1 */
 	uint64_t size;
 	uint64_t low;		/* bytes below the hole */
 };
 
-/* Reserves @size bytes of zeroed memory (not touched until the guest does). */
+/*
+ * Reserves @size bytes of zeroed memory (not touched until the guest does). Shared: a file that stays open, so that a monitor may map
+ * it (GW_MON_OP_MAP).
+ */
 int ram_create(struct ram *ram, uint64_t size, struct err *err);
+int ram_create_shared(struct ram *ram, uint64_t size, struct err *err);
 void ram_destroy(struct ram *ram);
 
 /* Host address of [gpa, gpa + len), or NULL unless all of it is RAM on one side of the hole. */

@@ -145,6 +145,7 @@ static void regs(struct acc_cpu *cpu, struct gw_mon_regs *out)
 
 	vm_get_regs(v, &out->regs);
 	vm_get_sregs(v, &out->sregs);
+	memcpy(out->dr, c->dr, sizeof(out->dr));
 	out->dr6 = c->dr6;
 	out->dr7 = c->dr7;
 	out->star = c->msr.star;
@@ -314,7 +315,8 @@ static int set_state(struct vm_vcpu *v, const struct gw_mon_regs *r)
 	if (memcmp(&now, &r->sregs, sizeof(now)))
 		err = vm_set_sregs(v, &r->sregs);
 	vm_get_debugregs(v, &debug);
-	if (!err && (debug.dr6 != r->dr6 || debug.dr7 != r->dr7)) {
+	if (!err && (debug.dr6 != r->dr6 || debug.dr7 != r->dr7 || memcmp(debug.db, r->dr, sizeof(debug.db)))) {
+		memcpy(debug.db, r->dr, sizeof(debug.db));
 		debug.dr6 = r->dr6;
 		debug.dr7 = r->dr7;
 		err = vm_set_debugregs(v, &debug);

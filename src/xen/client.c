@@ -13,8 +13,6 @@
 
 #include "guestward/control.h"
 
-#define MAX_PROCESSES	256u
-
 static int by_number(const void *a, const void *b)
 {
 	int x = *(const int *)a, y = *(const int *)b;
@@ -23,13 +21,13 @@ static int by_number(const void *a, const void *b)
 }
 
 /* Processes with a control socket: the kernel lists abstract sockets by name, listeners with flags 00010000. */
-static unsigned processes(int pid[MAX_PROCESSES])
+unsigned xen_processes(int pid[XEN_PROCESSES])
 {
 	FILE *f = fopen("/proc/net/unix", "re");
 	char line[512];
 	unsigned n = 0;
 
-	while (f && n < MAX_PROCESSES && fgets(line, sizeof(line), f)) {
+	while (f && n < XEN_PROCESSES && fgets(line, sizeof(line), f)) {
 		const char *at = strstr(line, " @guestward/");
 
 		if (at && strstr(line, " 00010000 ") && sscanf(at, " @" GW_CONTROL_NAME, &pid[n]) == 1)
@@ -43,8 +41,8 @@ static unsigned processes(int pid[MAX_PROCESSES])
 
 static int pid_of(uint32_t domid)
 {
-	int pid[MAX_PROCESSES], found = -1;
-	unsigned n = processes(pid);
+	int pid[XEN_PROCESSES], found = -1;
+	unsigned n = xen_processes(pid);
 
 	for (unsigned i = 0; i < n; i++)
 		if ((uint32_t)pid[i] == domid)
@@ -74,8 +72,8 @@ int xen_connect(struct xen_session *s, uint32_t domid)
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -1;
-	/* Which VM of the process: the first, unless the user says another. */
-	n_hello = snprintf(hello, sizeof(hello), "session vm=%u\n", vm ? (unsigned)strtoul(vm, NULL, 10) : 0);
+	/* Which VM of the process: the first there is, unless the user says another. */
+	n_hello = vm ? snprintf(hello, sizeof(hello), "session vm=%u\n", (unsigned)strtoul(vm, NULL, 10)) : snprintf(hello, sizeof(hello), "session\n");
 	n = snprintf(a.sun_path + 1, sizeof(a.sun_path) - 1, GW_CONTROL_NAME, pid);
 	if (connect(fd, (struct sockaddr *)&a, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n)) ||
 	    send(fd, hello, (size_t)n_hello, MSG_NOSIGNAL) != n_hello) {

@@ -14,6 +14,9 @@
 
 struct xen_session { uint32_t domid; int fd; };
 
+#define XEN_PROCESSES	256u
+/* Processes with a control socket, ascending; the number. */
+unsigned xen_processes(int pid[XEN_PROCESSES]);
 /* 0 or -1 with errno. */
 int xen_connect(struct xen_session *s, uint32_t domid);
 void xen_disconnect(struct xen_session *s);

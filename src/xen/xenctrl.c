@@ -12,19 +12,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "client.h"
-
-#define API __attribute__((visibility("default")))
-
-typedef struct xc_interface_core {
-	struct xen_session s;
-	bool is_open, is_attached;
-	void *ring;
-	uint32_t port;
-	/* Gathered: rights of pages in a view. */
-	uint16_t view, access;
-	uint64_t first, count;
-} xc_interface;
+#include "handle.h"
 
 static struct { bool used; int event_fd, answer_fd; } ports[XEN_PORTS];
 
@@ -39,7 +27,7 @@ API bool gw_xen_port(uint32_t port, int *event_fd, int *answer_fd)
 
 /* ---- commands ---------------------------------------------------------------------------------------------------------------- */
 
-static int open_domain(xc_interface *h, uint32_t dom)
+int xen_open_domain(xc_interface *h, uint32_t dom)
 {
 	if (!h) {
 		errno = EINVAL;
@@ -67,12 +55,19 @@ static int send_gathered(xc_interface *h)
 	return xen_command(&h->s, &c, NULL, NULL, NULL, NULL, NULL);
 }
 
-static int run(xc_interface *h, uint32_t dom, const struct gw_mon_cmd *c, const void *payload, struct gw_mon_reply *reply)
+int xen_run(xc_interface *h, uint32_t dom, const struct gw_mon_cmd *c, const void *payload, struct gw_mon_reply *reply, void *out, int *fd)
 {
-	if (open_domain(h, dom))
+	unsigned n = fd ? 1 : 0;
+
+	if (xen_open_domain(h, dom))
 		return -1;
 	send_gathered(h);	/* as on Xen, frames without memory in it are no error */
-	return xen_command(&h->s, c, payload, reply, NULL, NULL, NULL);
+	return xen_command(&h->s, c, payload, reply, out, fd, fd ? &n : NULL);
+}
+
+static int run(xc_interface *h, uint32_t dom, const struct gw_mon_cmd *c, const void *payload, struct gw_mon_reply *reply)
+{
+	return xen_run(h, dom, c, payload, reply, NULL, NULL);
 }
 
 static int op(xc_interface *h, uint32_t dom, uint32_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3)
@@ -139,7 +134,7 @@ void *xc_monitor_enable(xc_interface *h, uint32_t dom, uint32_t *port)
 		errno = ENOSPC;
 		return NULL;
 	}
-	if (open_domain(h, dom) || xen_command(&h->s, &c, NULL, NULL, NULL, fds, &n))
+	if (xen_open_domain(h, dom) || xen_command(&h->s, &c, NULL, NULL, NULL, fds, &n))
 		return NULL;
 	if (n != 3) {
 		errno = EPROTO;
@@ -186,7 +181,7 @@ int xc_monitor_resume(xc_interface *h, uint32_t dom)
 API int xc_monitor_get_capabilities(xc_interface *h, uint32_t dom, uint32_t *capabilities);
 int xc_monitor_get_capabilities(xc_interface *h, uint32_t dom, uint32_t *capabilities)
 {
-	if (open_domain(h, dom))
+	if (xen_open_domain(h, dom))
 		return -1;
 	*capabilities = 0x0f7f;		/* all of 4.17's but privileged call (Arm's); VMEXIT is not made here */
 	return 0;
@@ -366,7 +361,7 @@ int xc_altp2m_switch_to_view(xc_interface *h, uint32_t dom, uint16_t view)
 API int xc_altp2m_set_mem_access(xc_interface *h, uint32_t dom, uint16_t view, unsigned long gfn, int access);
 int xc_altp2m_set_mem_access(xc_interface *h, uint32_t dom, uint16_t view, unsigned long gfn, int access)
 {
-	if (open_domain(h, dom))
+	if (xen_open_domain(h, dom))
 		return -1;
 	if (h->count && (h->view != view || h->access != access || h->first + h->count != gfn) && send_gathered(h))
 		return -1;
@@ -490,7 +485,7 @@ int xc_domain_unpause(xc_interface *h, uint32_t dom)
 API int xc_hvm_param_get(xc_interface *h, uint32_t dom, uint32_t param, uint64_t *value);
 int xc_hvm_param_get(xc_interface *h, uint32_t dom, uint32_t param, uint64_t *value)
 {
-	if (open_domain(h, dom))
+	if (xen_open_domain(h, dom))
 		return -1;
 	if (param != HVM_PARAM_ALTP2M) {
 		errno = EINVAL;
@@ -503,7 +498,7 @@ int xc_hvm_param_get(xc_interface *h, uint32_t dom, uint32_t param, uint64_t *va
 API int xc_hvm_param_set(xc_interface *h, uint32_t dom, uint32_t param, uint64_t value);
 int xc_hvm_param_set(xc_interface *h, uint32_t dom, uint32_t param, uint64_t value)
 {
-	if (open_domain(h, dom))
+	if (xen_open_domain(h, dom))
 		return -1;
 	if (param == HVM_PARAM_ALTP2M && value == 2)
 		return 0;
@@ -516,14 +511,6 @@ API int xc_domain_cacheflush(xc_interface *h, uint32_t dom, unsigned long start,
 int xc_domain_cacheflush(xc_interface *h, uint32_t dom, unsigned long start, unsigned long n)
 {
 	return 0;
-}
-
-/* The memory is the client's: nobody else can give the guest more. */
-API int xc_domain_setmaxmem(xc_interface *h, uint32_t dom, uint64_t max_memkb);
-int xc_domain_setmaxmem(xc_interface *h, uint32_t dom, uint64_t max_memkb)
-{
-	errno = EOPNOTSUPP;
-	return -1;
 }
 
 API int xc_version(xc_interface *h, int cmd, void *arg);

@@ -2,13 +2,12 @@
 # SPDX-License-Identifier: MIT
 # The unmodified xen-access of Debian's xen-utils-4.17 in all its modes, one after the other, against a VM of `guestward boot` and
 # against one of QEMU under `guestward run`: each says what it should, ends cleanly on SIGINT, and the guest runs on afterwards.
-# Usage: xen_access.sh GUESTWARD LIBRARIES CACHE
+# Usage: xen_access.sh GUESTWARD CACHE
 # QEMU in the environment is another qemu-system-x86_64, with options that it always needs; SECONDS_A_MODE how long each mode lasts;
 # CPUS how many vCPUs QEMU has.
 set -u
 guestward=$1
-libraries=$2
-cache=$3
+cache=$2
 QEMU=${QEMU:-qemu-system-x86_64}
 tool=${XEN_ACCESS:-/usr/lib/xen-4.17/bin/xen-access}
 export LC_ALL=C
@@ -47,7 +46,7 @@ not_ok() { n=$((n+1)); echo "not ok $n - $1"; for f in out guest; do tail -n 5 "
 # is the status of the altp2m modes, and this guest has fewer.
 modes() { # NAME
 	while read -r mode status pattern; do
-		LD_LIBRARY_PATH=$libraries timeout -s INT "${SECONDS_A_MODE:-2}" stdbuf -oL "$tool" "$pid" "$mode" > "$dir/out" 2>&1 < /dev/null
+		timeout -s INT "${SECONDS_A_MODE:-2}" "$guestward" xen -- stdbuf -oL "$tool" "$pid" "$mode" > "$dir/out" 2>&1 < /dev/null
 		if ! grep -q 'xenaccess exit code' "$dir/out"; then
 			not_ok "$1, $mode: ends"
 		elif ! grep -q "xenaccess exit code $status" "$dir/out"; then
