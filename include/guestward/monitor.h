@@ -185,7 +185,7 @@ enum gw_mon_op {
 	GW_MON_OP_PAUSE,		/* all vCPUs; counts. When it returns none executes the guest (from a callback: they soon will not) */
 	GW_MON_OP_RESUME,
 	GW_MON_OP_RESUME_ALL,		/* also what a policy has paused */
-	GW_MON_OP_INFO,			/* r[0] vCPUs, r[1] highest gfn, r[2] events so far, r[3] walk mode */
+	GW_MON_OP_INFO,			/* r[0] vCPUs, r[1] highest gfn, r[2] events so far, r[3] walk mode. a[0] 1: r[0] pages of memory */
 	GW_MON_OP_VCPU_VIEW,		/* a[0] vCPU; r[0] view */
 	GW_MON_OP_READ,			/* a[0] gpa, a[1] bytes (<= 4096); payload */
 	GW_MON_OP_WRITE,		/* a[0] gpa, a[1] bytes (<= 4096), payload */

@@ -733,6 +733,12 @@ static int resume_all(struct call *c)
 
 static int info(struct call *c)
 {
+	if (c->a[0] > 1)
+		return -EINVAL;
+	if (c->a[0]) {
+		c->r[0] = c->m->host->n_pages(c->m->vm);
+		return 0;
+	}
 	c->r[0] = c->m->host->n_vcpus(c->m->vm);
 	c->r[1] = c->m->host->max_gfn(c->m->vm);
 	for (uint64_t i = 0; i < c->r[0]; i++)

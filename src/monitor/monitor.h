@@ -33,6 +33,7 @@ struct mon_host {
 	uint8_t *(*frame)(void *vm, struct acc_cpu *cpu, struct gfn gfn, bool write);
 	bool (*is_memory)(void *vm, struct gfn gfn);
 	uint64_t (*max_gfn)(void *vm);
+	uint64_t (*n_pages)(void *vm);
 	/* From now on page walks are judged by this room, or not. */
 	void (*judge_walks)(void *vm, bool on);
 	/* Which of enum cpu_ext_insn to be asked about. */

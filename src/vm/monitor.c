@@ -86,6 +86,20 @@ static uint64_t max_gfn(void *opaque)
 	return max;
 }
 
+static uint64_t n_pages(void *opaque)
+{
+	struct vm *vm = opaque;
+	const struct mem_map *map;
+	uint64_t n = 0;
+
+	acc_host_begin(vm->acc);
+	map = acc_vm_map(vm->acc);
+	for (unsigned i = 0; i < map->n; i++)
+		n += map->slot[i].n_pages;
+	acc_host_end(vm->acc);
+	return n;
+}
+
 /* The new value is used by walks that begin after the forgetting that follows. */
 static void judge_walks(void *opaque, bool on)
 {
@@ -395,7 +409,7 @@ static void log_text(const char *text)
 }
 
 static const struct mon_host host = {
-	.n_vcpus = n_vcpus, .index = index_of, .forget = forget, .flush = flush, .frame = frame, .is_memory = is_memory, .max_gfn = max_gfn,
+	.n_vcpus = n_vcpus, .index = index_of, .forget = forget, .flush = flush, .frame = frame, .is_memory = is_memory, .max_gfn = max_gfn, .n_pages = n_pages,
 	.judge_walks = judge_walks, .wants = wants, .wants_of = wants_of, .alone = alone, .again = again, .code = code, .rip = rip, .regs = regs,
 	.set_regs = set_regs, .translate = translate, .inject = inject, .outside = outside, .block = block, .wake = wake, .kick = kick,
 	.foreign = foreign, .read = read_memory, .write = write_memory,

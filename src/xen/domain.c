@@ -15,9 +15,9 @@
 
 /* ---- which domains -------------------------------------------------------------------------------------------------------- */
 
-static int info_of(struct xen_session *s, struct gw_mon_reply *r)
+static int info_of(struct xen_session *s, uint64_t which, struct gw_mon_reply *r)
 {
-	const struct gw_mon_cmd c = { .op = GW_MON_OP_INFO };
+	const struct gw_mon_cmd c = { .op = GW_MON_OP_INFO, .a = { which } };
 
 	return xen_command(s, &c, NULL, r, NULL, NULL, NULL);
 }
@@ -46,18 +46,18 @@ int xc_domain_getinfolist(xc_interface *h, uint32_t first, unsigned max, struct 
 	}
 	for (unsigned i = 0; i < n && found < max; i++) {
 		struct xen_session s;
-		struct gw_mon_reply r;
+		struct gw_mon_reply r, pages;
 		int err;
 
 		/* Those of other users are not ours to see. */
 		if (id[i] < first || (i && id[i] == id[i - 1]) || xen_connect(&s, id[i]))
 			continue;
-		err = info_of(&s, &r);
+		err = info_of(&s, 0, &r) || info_of(&s, 1, &pages);
 		xen_disconnect(&s);
 		if (err)
 			continue;
-		info[found] = (struct xen_domain_info){ .domain = id[i], .flags = XEN_DOMAIN_HVM | XEN_DOMAIN_RUNNING, .tot_pages = r.r[1] + 1,
-			.max_pages = r.r[1] + 1, .shared_info_frame = ~0ull, .nr_online_vcpus = (uint32_t)r.r[0],
+		info[found] = (struct xen_domain_info){ .domain = id[i], .flags = XEN_DOMAIN_HVM | XEN_DOMAIN_RUNNING, .tot_pages = pages.r[0],
+			.max_pages = pages.r[0], .shared_info_frame = ~0ull, .nr_online_vcpus = (uint32_t)r.r[0],
 			.max_vcpu_id = r.r[0] ? (uint32_t)r.r[0] - 1 : ~0u, .gpaddr_bits = 46 };
 		found++;
 	}
