@@ -9,7 +9,9 @@
  * UD2, which is as long. They are found by decoding each function that the unwind tables name from its first byte; what cannot
  * be decoded to the end is left alone and logged. GUESTWARD_CPUID (auto, fault, patch, off) chooses.
  *
- * Here, and nowhere else in the shim, run signal handlers that must not lock or allocate.
+ * Here, and nowhere else in the shim, run signal handlers that must not lock or allocate. In the first thread they run on a stack of
+ * their own: CPUID leaves the memory below the stack pointer alone, and a client may depend on that without knowing (QEMU 7.2
+ * gives its firmware an array of a function that has returned).
  */
 #include <cpuid.h>
 #include <errno.h>
@@ -247,6 +249,27 @@ static void patch_program(void)
 		s.n_functions);
 }
 
+/* ---- the first thread's signal stack --------------------------------------------------------------------------------------- */
+
+#define STACK_SIZE	(256u << 10)
+#define GUARD_SIZE	4096u
+
+/* Unless there is one. Clients' own handlers of the signals that we take run there, too. */
+static void set_stack(void)
+{
+	stack_t now, ours = { .ss_size = STACK_SIZE };
+	void *p;
+
+	if (sigaltstack(NULL, &now) || !(now.ss_flags & SS_DISABLE))
+		return;
+	p = REAL(mmap)(NULL, GUARD_SIZE + STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
+	if (p == MAP_FAILED)
+		return;
+	ours.ss_sp = (char *)p + GUARD_SIZE;
+	if (mprotect(p, GUARD_SIZE, PROT_NONE) || sigaltstack(&ours, NULL))
+		munmap(p, GUARD_SIZE + STACK_SIZE);
+}
+
 /* ---- start -------------------------------------------------------------------------------------------------------------- */
 
 /* Both before the first thread of the program. Nothing here is an error: without it the client sees the host. */
@@ -258,6 +281,7 @@ void shim_cpuid_init(void)
 	if (want && !strcmp(want, "off"))
 		return;
 	host = find_vendor();
+	set_stack();
 	if (!only_patch) {
 		/* The handler first: from the next instruction on anyone may fault. */
 		shim_signal_take(SIGSEGV);

@@ -159,8 +159,15 @@ SHIM_EXPORT int sigaction(int sig, const struct sigaction *restrict act, struct 
 	sigset_t saved;
 
 	shim_enter();
-	if (!is_engines(sig))
+	if (!is_engines(sig)) {
+		/* CPUID works in handlers, too. */
+		if (act && shim_cpuid_signal()) {
+			next = *act;
+			sigdelset(&next.sa_mask, shim_cpuid_signal());
+			act = &next;
+		}
 		return (int)shim_result(gw_sigaction(sig, act, old));
+	}
 	if (!atomic_load(&is_taken[sig]))
 		return REAL(sigaction)(sig, act, old);
 	/* Before the lock: a bad pointer faults here, as it may in libc. */

@@ -391,6 +391,21 @@ static bool vendor_is_known(void)
 	return __get_cpuid(0, &a, &b, &c, &d) && (b == signature_INTEL_ebx || b == signature_AMD_ebx);
 }
 
+/* What an instruction leaves alone below the red zone, a signal's frame on the same stack would not. */
+static __attribute__((noinline)) bool cpuid_spares_the_stack(void)
+{
+	enum { FROM = 12288, TO = 1024 };	/* below this frame's end */
+	volatile uint8_t *below = (uint8_t *)__builtin_frame_address(0) - FROM;
+	unsigned n = 0, a, b, c, d;
+
+	for (unsigned i = 0; i < FROM - TO; i++)
+		below[i] = 0x5a;
+	__cpuid(0, a, b, c, d);
+	for (unsigned i = 0; i < FROM - TO; i++)
+		n += below[i] == 0x5a;
+	return n == FROM - TO && (a | b | c | d);
+}
+
 static bool has_cpuid_way(void)
 {
 	const char *off = getenv("GUESTWARD_CPUID");
@@ -428,6 +443,30 @@ static void the_instruction_works_with_every_signal_blocked(void **state)
 	sigprocmask(SIG_SETMASK, &all, NULL);
 	assert_true(sees_virtualization() || !has_cpuid_way());
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
+static bool seen_in_handler;
+
+static void look_in_handler(int sig)
+{
+	seen_in_handler = sees_virtualization();
+}
+
+static void the_instruction_works_in_a_handler_that_blocks_every_signal(void **state)
+{
+	struct sigaction act = { .sa_handler = look_in_handler }, old;
+
+	sigfillset(&act.sa_mask);
+	seen_in_handler = false;
+	assert_int_equal(sigaction(SIGUSR2, &act, &old), 0);
+	raise(SIGUSR2);
+	assert_int_equal(sigaction(SIGUSR2, &old, NULL), 0);
+	assert_true(seen_in_handler || !has_cpuid_way());
+}
+
+static void the_instruction_writes_no_memory(void **state)
+{
+	assert_true(cpuid_spares_the_stack());
 }
 
 static void the_instruction_hides_sgx_and_sev(void **state)
@@ -478,7 +517,7 @@ int main(void)
 {
 	static const struct CMUnitTest plain[] = {
 		T(the_instruction_shows_virtualization), T(the_instruction_works_with_every_signal_blocked),
-		T(the_instruction_hides_sgx_and_sev),
+		T(the_instruction_works_in_a_handler_that_blocks_every_signal), T(the_instruction_writes_no_memory), T(the_instruction_hides_sgx_and_sev),
 		T(everything_else_is_the_hosts), T(stat_sees_a_device), T(access_permits_reading_and_writing),
 		T(open_refuses_what_a_device_refuses), T(other_paths_are_libcs), T(parameters_of_the_module_can_be_read),
 		T(close_on_exec_is_as_asked), T(duplicates_work_and_outlive_each_other),
