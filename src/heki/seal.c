@@ -116,6 +116,7 @@ static void free_seals(struct heki_seals *s)
 {
 	pthread_mutex_destroy(&s->changing);
 	pthread_mutex_destroy(&s->lock);
+	fill_free(s);
 	free(s->run);
 	free(s->late);
 	free(s->site);
@@ -405,6 +406,8 @@ static void visit_late(void *arg, const struct scan_leaf *l)
 			continue;
 		describe(c->page, gfn, l->va + at, &p);
 		c->err = add_late(c->s, &p);
+		if (!c->err && p.has_fill && atomic_load(&c->h->dynamic) == HEKI_FROZEN)
+			c->err = fill_add(c->s, gfn);
 	}
 }
 
@@ -413,6 +416,7 @@ static int note_late(struct heki *h, struct heki_seals *s, uint64_t cr3)
 	struct late_scan c = { .h = h, .s = s };
 
 	heki_scan_kernel(h, cr3, s->la57, visit_late, &c);
+	fill_sort(s);
 	return c.err;
 }
 
@@ -546,6 +550,11 @@ enum acc_verdict heki_show_phantoms(struct heki *h, const struct acc_request *rq
 
 	if (!s || rq->len > sizeof(out->data))
 		return ACC_ALLOW;
+	if (s->n_fill && fill_show(s, rq->gpa.v, out->hva, out->data, rq->len)) {
+		out->data_len = (uint8_t)rq->len;
+		out->subst = SUBST_DATA;
+		v = ACC_SUBST;
+	}
 	n = atomic_load_explicit(&s->n_phantoms, memory_order_acquire);
 	for (unsigned i = 0; i < n; i++) {
 		uint64_t gpa = atomic_load_explicit(&s->phantom[i].gpa, memory_order_relaxed);
@@ -606,22 +615,27 @@ void heki_vet(void *guard, struct acc_cpu *cpu, struct gpa gpa, const uint8_t *b
 	struct open_site undo = { 0 };
 	struct late_page *p;
 	struct heki_regs regs;
+	enum fill_answer fill = FILL_OTHER;
 	bool good;
 
 	h->host->regs(h->vm, cpu, &regs);
 	pthread_mutex_lock(&s->lock);
-	good = atomic_load(&h->dynamic) == HEKI_MIRRORED || vocab_judge(h, s, seals_cr3(s, regs.cr3), gpa.v, bytes, len, &undo);
+	if (atomic_load(&h->dynamic) == HEKI_FROZEN)
+		fill = fill_write(h, s, gpa.v, bytes, len);
+	good = fill == FILL_FREED || (fill == FILL_OTHER && (atomic_load(&h->dynamic) == HEKI_MIRRORED ||
+							     vocab_judge(h, s, seals_cr3(s, regs.cr3), gpa.v, bytes, len, &undo)));
 	p = seals_late(s, gpa_gfn(gpa).v);
-	if (!good) {
+	if (!good && fill == FILL_OTHER) {
 		if (undo.len)
 			take_back(h, s, &undo);
 		add_phantoms(s, gpa.v, bytes, len);
 	} else {
 		uint8_t page[GW_PAGE_SIZE];
 
-		forget_phantoms(s, gpa.v, len);
-
-		h->host->write(h->vm, gpa, bytes, len);
+		if (fill == FILL_OTHER) {
+			forget_phantoms(s, gpa.v, len);
+			h->host->write(h->vm, gpa, bytes, len);
+		}
 		if (p && read_page(h, p->gfn, page))
 			heki_sha256(page, GW_PAGE_SIZE, p->hash);
 	}
@@ -637,7 +651,8 @@ void heki_vet(void *guard, struct acc_cpu *cpu, struct gpa gpa, const uint8_t *b
 	} else {
 		e.kind = HEKI_EV_DENIED;
 		heki_count(h, N_DENIED_WRITE);
-		heki_say(h, "heki: vcpu %u: patch of %u bytes at %016llx is not in the vocabulary; dropped", regs.vcpu, len, (unsigned long long)e.gva);
+		heki_say(h, fill == FILL_REFUSED ? "heki: vcpu %u: new code of %u bytes at %016llx: shown, never run" :
+			 "heki: vcpu %u: patch of %u bytes at %016llx is not in the vocabulary; dropped", regs.vcpu, len, (unsigned long long)e.gva);
 	}
 	heki_log(h, &e);
 }

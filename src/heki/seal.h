@@ -37,6 +37,8 @@ struct heki_seals {
 	unsigned n_late, late_size;
 	struct site *site;
 	unsigned n_sites, sites_size;
+	struct fill_page **fill;	/* fill.c: frozen only; constant after the lock */
+	unsigned n_fill;
 	struct open_site open[MAX_OPEN];
 	unsigned n_open;
 	/*
@@ -46,6 +48,20 @@ struct heki_seals {
 	_Atomic unsigned n_phantoms;
 	struct { _Atomic uint64_t gpa; _Atomic uint8_t byte; } phantom[MAX_PHANTOMS];
 };
+
+/* ---- fill.c ------------------------------------------------------------------------------------------------------------- */
+
+/* At the lock: a page with filling in it; then all of them are put in order. -ENOMEM, -E2BIG. */
+int fill_add(struct heki_seals *s, uint64_t gfn);
+void fill_sort(struct heki_seals *s);
+void fill_free(struct heki_seals *s);
+/* OTHER: not a write into free chunks only; nothing was done. With s->lock held. */
+enum fill_answer { FILL_OTHER, FILL_FREED, FILL_REFUSED };
+enum fill_answer fill_write(struct heki *h, struct heki_seals *s, uint64_t gpa, const uint8_t *bytes, unsigned len);
+/* What a read of @len bytes sees, where that is not what is executed. */
+bool fill_show(const struct heki_seals *s, uint64_t gpa, const uint8_t *real, uint8_t *out, unsigned len);
+
+/* ---- seal.c and vocab.c ------------------------------------------------------------------------------------------------- */
 
 /* The kernel's page tables, whatever this vCPU runs. */
 uint64_t seals_cr3(const struct heki_seals *s, uint64_t cr3);

@@ -416,7 +416,7 @@ static bool is_fill(const struct patch *p, const uint8_t *now, const uint8_t *by
 		was = was && now[i] == INT3;
 		becomes = becomes && bytes[i] == INT3;
 	}
-	return was || becomes;
+	return (was && atomic_load(&p->h->dynamic) != HEKI_FROZEN) || becomes;
 }
 
 bool vocab_judge(struct heki *h, struct heki_seals *s, uint64_t cr3, uint64_t gpa, const uint8_t *bytes, unsigned len,

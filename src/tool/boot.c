@@ -15,6 +15,7 @@
 #include "cmos.h"
 #include "console.h"
 #include "exit_codes.h"
+#include "heki.h"
 #include "initrd.h"
 #include "machine.h"
 #include "power.h"
@@ -188,8 +189,8 @@ static int make_cmdline(struct boot *b, struct err *err)
 	if (o->cmdline)
 		n = snprintf(b->cmdline, size, "%s", o->cmdline);
 	else	/* With a command its output is what counts: the kernel then only shows what went wrong. */
-		n = snprintf(b->cmdline, size, "%s%s%s%s", DEFAULT_CMDLINE, o->command && !o->verbose ? " loglevel=3" : "",
-			     o->append ? " " : "", o->append ? o->append : "");
+		n = snprintf(b->cmdline, size, "%s%s%s%s%s", DEFAULT_CMDLINE, o->command && !o->verbose ? " loglevel=3" : "",
+			     heki_kernel_options(o->protect), o->append ? " " : "", o->append ? o->append : "");
 	return n < 0 || (size_t)n >= size ? err_set(err, "the command line is longer than %zu bytes", size - 1) : 0;
 }
 

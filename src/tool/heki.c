@@ -188,6 +188,16 @@ static const char *name_of(uint64_t address, uint64_t gpa, char buf[96])
 	return buf;
 }
 
+/* Under frozen a compiled BPF program would never run, and a system-call filter that gives -EPERM ends its process: not compiled it works. */
+const char *heki_kernel_options(const char *text)
+{
+	struct gw_heki_policy p = { 0 };
+
+	if (text)
+		parse(text, &p);
+	return p.dynamic == GW_HEKI_FROZEN ? " sysctl.net.core.bpf_jit_enable=0" : "";
+}
+
 /* Frozen denies modules: ours are loaded first. Otherwise the sooner the better. */
 static void choose_moment(struct gw_heki_policy *p, bool own_initrd)
 {

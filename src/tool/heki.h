@@ -16,6 +16,9 @@ enum heki_on_denial { ON_DENIAL_INJECT, ON_DENIAL_STOP, ON_DENIAL_PAUSE, ON_DENI
 /* "heki[,word...]" as guestward(1) has them. NULL when it is good, else the word that is not. */
 const char *heki_check_words(const char *text);
 
+/* What the kernel's command line needs for it, with a space before; "" for nothing. @text: NULL, or good words. */
+const char *heki_kernel_options(const char *text);
+
 /* After machine_open, before machine_start. Nothing, if the options do not ask for it. */
 int heki_start(struct machine *m, const struct boot_options *o, struct err *err);
 

@@ -180,6 +180,68 @@ static void shield_follows(void **state)
 	guest_close(&g);
 }
 
+/*
+ * A pack of BPF programs: one is there at the lock, in the first chunk; one is written afterwards into the third, by the poking alias. The
+ * kernel reads back what it wrote; what a call of it gives is the policy's. The old one goes on, and a chunk may be freed and used again.
+ */
+static void programs_in_packs(void **state)
+{
+	static const struct { uint32_t dynamic; uint64_t rax; } rows[] = {
+		{ GW_HEKI_SEALED_ONCE, 43 }, { GW_HEKI_FROZEN, (uint64_t)-1 }, { GW_HEKI_MIRRORED, 43 },
+	};
+	static const uint8_t old[] = { 0xb8, 42, 0, 0, 0, 0xc3 };
+	const uint64_t alias = G_DATA | P_RW;	/* no user page */
+	uint8_t program[64], seen[64];
+
+	memset(program, 0xcc, sizeof(program));
+	memcpy(program, "\x80\0\0\0\xcc\xcc\xcc\xcc\xcc\x0f\x1f\x44\0\0\xb8\x2b\0\0\0\xc3", 20);	/* its header; mov $43,%eax; ret */
+	for (unsigned i = 0; i < 3; i++) {
+		struct gw_heki_policy p = { .dynamic = rows[i].dynamic };
+		struct guest g;
+
+		kernel_open(&g, &p);
+		memset(g.rig.ram + G_DATA, 0xcc, PAGE);
+		memcpy(g.rig.ram + G_DATA, old, sizeof(old));
+		kernel_map_late(&g, 0, G_DATA | 1);
+		memcpy(g.rig.ram + G_PT + (G_DATA >> 12) * 8, &alias, 8);
+		kernel_lock(&g);
+		for (unsigned round = 0; round < 2; round++) {
+			/* rep movsq to the alias; then read back, byte by byte, to where the client looks. */
+			memcpy(g.rig.ram + G_DATA + 2 * PAGE, program, sizeof(program));
+			kernel_again(&g);
+			emit_mov(&g, R_SI, G_DATA + 2 * PAGE);
+			emit_mov(&g, R_DI, G_DATA + 128);
+			emit_mov(&g, R_CX, 8);
+			EMIT(&g, 0xf3, 0x48, 0xa5);
+			emit_mov(&g, R_SI, K_LATE + 128);
+			emit_mov(&g, R_DI, G_DATA + 3 * PAGE);
+			emit_mov(&g, R_CX, 64);
+			EMIT(&g, 0xf3, 0xa4);
+			emit_mov(&g, R_AX, K_LATE + 128 + 9);
+			EMIT(&g, 0xff, 0xd0, 0xf4);
+			assert_int_equal(guest_result(&g), rows[i].rax);
+			assert_memory_equal(g.rig.ram + G_DATA + 3 * PAGE, program, sizeof(program));
+			kernel_again(&g);
+			emit_mov(&g, R_AX, K_LATE);
+			EMIT(&g, 0xff, 0xd0, 0xf4);
+			assert_int_equal(guest_result(&g), 42);
+			assert_int_equal(guest_counters(&g).denied_write > 0, rows[i].dynamic == GW_HEKI_FROZEN);
+			/* Freed: INT3 everywhere again. */
+			memset(g.rig.ram + G_DATA + 2 * PAGE, 0xcc, sizeof(program));
+			kernel_again(&g);
+			emit_mov(&g, R_SI, G_DATA + 2 * PAGE);
+			emit_mov(&g, R_DI, G_DATA + 128);
+			emit_mov(&g, R_CX, 64);
+			EMIT(&g, 0xf3, 0xa4, 0xf4);
+			assert_int_equal(guest_vector(&g), -1);
+			memcpy(seen, g.rig.ram + G_DATA + 128, sizeof(seen));
+			for (unsigned k = 0; k < sizeof(seen); k++)
+				assert_int_equal(seen[k], 0xcc);
+		}
+		guest_close(&g);
+	}
+}
+
 /* ---- hypercall 14 of a guest that its owner has locked ----------------------------------------------------------------------------- */
 
 struct list { uint64_t next, next_pa, n; struct { uint64_t pa, epa, p; } e[4]; };
@@ -233,6 +295,7 @@ int main(void)
 		{ "text and constants keep their contents when the tables say writable", stores_and_calls, NULL, NULL, NULL },
 		{ "a call of new code: sealed, refused or run, by policy", calls_of_new_code, NULL, NULL, NULL },
 		{ "sealed code that is unmapped is zeroed at the next store", code_that_goes, NULL, NULL, NULL },
+		{ "a program in a pack that was there: run, or under frozen shown and never run", programs_in_packs, NULL, NULL, NULL },
 		{ "constants made to look like patch tables cost no more than their size", made_up_tables, NULL, NULL, NULL },
 		{ "the client's own mapping follows the rights, for all addresses at once too", shield_follows, NULL, NULL, NULL },
 	};
