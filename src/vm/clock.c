@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Time: the guest's TSC, kvmclock, wall clock, steal time, and the MSRs through which the guest asks for them.
+ * Time: the guest's TSC, kvmclock, wall clock, and the MSRs through which the guest asks for what the host tells it.
  *
  * Guest TSC = host TSC * ratio + offset, so that RDTSC costs no system call and all vCPUs agree. kvmclock is the host's
  * CLOCK_MONOTONIC_RAW plus an offset per VM. Pages in guest memory are written through the access path (origin PV) on the
@@ -8,13 +8,9 @@
  */
 #include <cpuid.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <setjmp.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 #include <x86intrin.h>
 
 #include "base/trace.h"
@@ -220,7 +216,7 @@ int vm_set_tsc_khz(struct vm_vcpu *v, uint64_t khz)
 
 /* ---- guest memory ------------------------------------------------------------------------------------------------------ */
 
-/* One piece within a page. */
+/* One piece within a page. Both rights: a byte, exchanged. */
 static bool pv_piece(struct vm_vcpu *v, struct gpa gpa, void *buf, uint16_t len, unsigned rights)
 {
 	struct acc_request rq = {
@@ -237,7 +233,10 @@ static bool pv_piece(struct vm_vcpu *v, struct gpa gpa, void *buf, uint16_t len,
 	if (rights == ACC_R) {
 		memcpy(buf, res.hva, len);
 	} else {
-		memcpy(res.hva, buf, len);
+		if (rights & ACC_R)
+			*(uint8_t *)buf = __atomic_exchange_n(res.hva, *(uint8_t *)buf, __ATOMIC_SEQ_CST);
+		else
+			memcpy(res.hva, buf, len);
 		acc_store_done(v->vm->acc, res.hva, len);
 	}
 	return true;
@@ -281,6 +280,11 @@ bool vm_pv_read(struct vm_vcpu *v, struct gpa gpa, void *buf, size_t len)
 bool vm_pv_write(struct vm_vcpu *v, struct gpa gpa, const void *buf, size_t len)
 {
 	return pv_access(v, gpa, (uint8_t *)(uintptr_t)buf, len, ACC_W);
+}
+
+bool vm_pv_exchange(struct vm_vcpu *v, struct gpa gpa, uint8_t *byte)
+{
+	return pv_access(v, gpa, byte, sizeof(*byte), ACC_R | ACC_W);
 }
 
 static bool clock_read(void *opaque, struct gpa gpa, void *buf, size_t len)
@@ -350,54 +354,6 @@ static void write_wall_clock(struct vm_vcpu *v, struct gpa gpa)
 	gw_trace(pv_write, (int)v->index, v->c.stats.insns, "wall", (unsigned long long)gpa.v, 12u, ok);
 }
 
-/* ---- steal time -------------------------------------------------------------------------------------------------------- */
-
-/* Nanoseconds that this thread was ready to run and did not. */
-static uint64_t run_delay(void)
-{
-	unsigned long long on_cpu, delay = 0;
-	char text[96];
-	ssize_t n;
-	int fd = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
-
-	if (fd < 0)
-		return 0;
-	n = read(fd, text, sizeof(text) - 1);
-	close(fd);
-	if (n <= 0)
-		return 0;
-	text[n] = 0;
-	if (sscanf(text, "%llu %llu", &on_cpu, &delay) != 2)
-		return 0;
-	return delay;
-}
-
-bool vm_steal_due(const struct vm_vcpu *v)
-{
-	return v->steal_msr & 1 && __rdtsc() - v->steal_at > (uint64_t)vm_host_tsc_khz() * 10;
-}
-
-/* Guest ABI: steal u64, version u32 (odd while writing), flags u32, preempted u8. */
-void vm_steal_update(struct vm_vcpu *v)
-{
-	struct gpa gpa = GPA(v->steal_msr & ~63ull);
-	uint64_t now;
-
-	if (!(v->steal_msr & 1))
-		return;
-	v->steal_at = __rdtsc();
-	now = run_delay();
-	if (now > v->run_delay_ns)
-		v->steal_ns += now - v->run_delay_ns;
-	v->run_delay_ns = now;
-	v->steal_version = (v->steal_version + 1) | 1;
-	if (!vm_pv_write(v, GPA(gpa.v + 8), &v->steal_version, 4))
-		return;
-	vm_pv_write(v, gpa, &v->steal_ns, 8);
-	v->steal_version++;
-	vm_pv_write(v, GPA(gpa.v + 8), &v->steal_version, 4);
-}
-
 /* ---- the MSRs ---------------------------------------------------------------------------------------------------------- */
 
 static bool has_feature(const struct vm_vcpu *v, uint32_t bit)
@@ -420,17 +376,6 @@ static int set_wall(struct vm_vcpu *v, bool host, uint64_t value)
 	return 0;
 }
 
-static int set_steal(struct vm_vcpu *v, uint64_t value)
-{
-	if (value & 0x3e)
-		return -EINVAL;
-	v->steal_msr = value;
-	v->run_delay_ns = run_delay();
-	if (value & 1)
-		vm_vcpu_request(v, VM_REQ_STEAL);
-	return 0;
-}
-
 int vm_pv_msr_set(struct vm_vcpu *v, uint32_t index, bool host, uint64_t value)
 {
 	switch (index) {
@@ -443,7 +388,7 @@ int vm_pv_msr_set(struct vm_vcpu *v, uint32_t index, bool host, uint64_t value)
 	case MSR_WALL_OLD:
 		return has_feature(v, FEATURE_CLOCK_OLD) ? set_wall(v, host, value) : -EINVAL;
 	case MSR_STEAL:
-		return has_feature(v, FEATURE_STEAL) ? set_steal(v, value) : -EINVAL;
+		return has_feature(v, FEATURE_STEAL) ? vm_steal_set_msr(v, value) : -EINVAL;
 	case MSR_POLL:
 		if (!has_feature(v, FEATURE_POLL) || value & ~1ull)
 			return -EINVAL;

@@ -224,6 +224,8 @@ static bool poll_client(struct vcpu *c)
 
 	if (__atomic_load_n(&v->run->immediate_exit, __ATOMIC_RELAXED))
 		return true;
+	if (vm_steal_due(v, VM_STEAL_RUNNING_US))
+		return true;
 	if (!vm_signal_look_due(v))
 		return false;
 	/* A client thread may have written guest memory without telling anybody: a guest that only polls must see it too. */

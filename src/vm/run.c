@@ -460,7 +460,7 @@ static void handle_requests(struct vm_vcpu *v)
 {
 	uint32_t r;
 
-	if (vm_steal_due(v))
+	if (vm_steal_due(v, VM_STEAL_RUNNING_US))
 		vm_steal_update(v);
 	if (likely(!atomic_load_explicit(&v->requests, memory_order_relaxed)))
 		return;
@@ -475,6 +475,7 @@ static void handle_requests(struct vm_vcpu *v)
 
 static int intr_exit(struct vm_vcpu *v)
 {
+	vm_steal_set_preempted(v);
 	v->run->exit_reason = KVM_EXIT_INTR;
 	v->stats.signal_exits++;
 	return -EINTR;
@@ -689,6 +690,8 @@ static int enter(struct vm_vcpu *v)
 	v->has_run = true;
 	v->is_window_exit_due = v->is_tpr_exit_due = false;
 	run->exit_reason = KVM_EXIT_UNKNOWN;
+	if (unlikely(v->is_preempted) || vm_steal_due(v, VM_STEAL_ENTRY_US))
+		vm_steal_update(v);
 	return loop(v);
 }
 

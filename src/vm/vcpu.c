@@ -59,7 +59,7 @@ static void init_fields(struct vm_vcpu *v, struct vm *vm, unsigned id, unsigned 
 	v->id = id;
 	v->index = index;
 	v->is_bsp = id == vm->boot_id;
-	v->wake_fd = v->signal_fd = v->wait_fd = v->watched[0] = v->watched[1] = -1;
+	v->wake_fd = v->signal_fd = v->sched_fd = v->wait_fd = v->watched[0] = v->watched[1] = -1;
 	v->user_vector = -1;
 	atomic_init(&v->eoi_vector, -1);
 	v->apic_base = DEV_APIC_DEFAULT_BASE | DEV_APIC_BASE_ENABLE | (v->is_bsp ? DEV_APIC_BASE_BSP : 0);
@@ -170,6 +170,7 @@ void vm_vcpu_free(struct vm_vcpu *v)
 	vm_dirty_ring_unmap(v);
 	munmap(v->run, VM_RUN_SIZE);
 	vm_stats_free(atomic_load(&v->stats_file));
+	vm_steal_end(v);
 	if (v->wake_fd >= 0)
 		close(v->wake_fd);
 	if (v->signal_fd >= 0)

@@ -67,7 +67,7 @@ enum vm_pending {
 
 /* Counters of one vCPU that the cpu folder does not keep; names in stats.def. */
 struct vm_stats {
-	uint64_t exits, io_exits, mmio_exits, halt_exits, irq_window_exits, signal_exits, irq_injections, nmi_injections, pv_eois,
+	uint64_t exits, io_exits, mmio_exits, halt_exits, irq_window_exits, signal_exits, irq_injections, nmi_injections, pv_eois, pv_flushes,
 		 hypercalls, host_kicks, device_accesses, blocks, block_ns, debug_exits, msr_exits;
 };
 
@@ -160,8 +160,11 @@ struct vm_vcpu {
 	struct dev_pvclock_time clock_page;
 	bool is_guest_stopped;		/* KVMCLOCK_CTRL */
 	bool is_pv_eoi_armed;		/* the guest's byte is set; on the vCPU's own thread */
-	uint32_t steal_version;
-	uint64_t steal_ns, run_delay_ns, steal_at;	/* steal_at: host TSC of the last update */
+	uint64_t run_delay_ns, steal_at;	/* of sched_thread; steal_at: host TSC of the last update */
+	unsigned long sched_thread;
+	int sched_fd;			/* its schedstat; -1 */
+	bool is_delay_known;
+	bool is_preempted;		/* the guest's record says so */
 	bool is_pv_enforced;		/* KVM_CAP_ENFORCE_PV_FEATURE_CPUID */
 	uint32_t pv_features;		/* 0x40000001 EAX as set */
 
@@ -446,12 +449,24 @@ int vm_clock_set(struct vm *vm, const struct kvm_clock_data *data);
 int vm_pv_msr_get(struct vm_vcpu *v, uint32_t index, bool host, uint64_t *value);
 int vm_pv_msr_set(struct vm_vcpu *v, uint32_t index, bool host, uint64_t value);
 void vm_clock_update(struct vm_vcpu *v);
-void vm_steal_update(struct vm_vcpu *v);
-/* It is time (10 ms) to tell the guest again. */
-bool vm_steal_due(const struct vm_vcpu *v);
 /* Guest memory on the host's behalf (origin PV), through the access path. False: not plain memory, or refused. */
 bool vm_pv_read(struct vm_vcpu *v, struct gpa gpa, void *buf, size_t len);
 bool vm_pv_write(struct vm_vcpu *v, struct gpa gpa, const void *buf, size_t len);
+bool vm_pv_exchange(struct vm_vcpu *v, struct gpa gpa, uint8_t *byte);	/* atomically */
+
+/* ---- steal.c ----------------------------------------------------------------------------------------------------- */
+
+int vm_steal_set_msr(struct vm_vcpu *v, uint64_t value);	/* 0, -EINVAL */
+/* Tells the guest, and does what it has left to us. Before guest code, on the vCPU's thread. */
+void vm_steal_update(struct vm_vcpu *v);
+/* The guest was not told for @us microseconds. */
+bool vm_steal_due(const struct vm_vcpu *v, unsigned us);
+/* The client has the vCPU, between two instructions. */
+void vm_steal_set_preempted(struct vm_vcpu *v);
+void vm_steal_end(struct vm_vcpu *v);
+/* How often the guest is told: while it runs, and when the client runs it again. */
+#define VM_STEAL_RUNNING_US	1000u
+#define VM_STEAL_ENTRY_US	100u
 
 /* ---- pv_eoi.c ---------------------------------------------------------------------------------------------------- */
 

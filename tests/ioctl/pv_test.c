@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: MIT */
-/* Paravirtual pages and hypercalls that KVM has for its guests: PV EOI. */
+/* Paravirtual pages and hypercalls that KVM has for its guests: PV EOI, steal time with PV TLB flush, PV IPI and yield. */
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
 #include "flat.h"
 
 #define MSR_PV_EOI	0x4b564d04u
+#define MSR_STEAL	0x4b564d03u
 
 /* ---- PV EOI ------------------------------------------------------------------------------------------------------------ */
 
@@ -159,16 +162,199 @@ static void eoi_msr(void **state)
 	rig_close(&r);
 }
 
+/* ---- steal time, PV TLB flush --------------------------------------------------------------------------------------------- */
+
+#define RECORD		0x9040u
+#define AT_VERSION	8u
+#define AT_PREEMPTED	16u
+#define PREEMPTED	1u
+#define FLUSH_TLB	2u
+
+static void pause_ms(unsigned ms)
+{
+	nanosleep(&(struct timespec){ .tv_nsec = ms * 1000000 }, NULL);
+}
+
+static void steal_is_told_at_each_run(void **state)
+{
+	uint32_t version;
+	struct rig r;
+
+	flat_open(&r, RIG_IRQCHIP | RIG_CPUID);
+	assert_int_equal(flat_set_msr(&r, MSR_STEAL, RECORD | 2), 0);
+	flat_set(&r, RECORD + AT_VERSION, 77);	/* odd: rubbish of the guest's */
+	flat_set(&r, RECORD, 5);
+	assert_int_equal(flat_set_msr(&r, MSR_STEAL, RECORD | 1), 1);
+	assert_int_equal(flat_run(&r), FLAT_IDLE);
+	version = flat_word(&r, RECORD + AT_VERSION);
+	assert_int_equal(version, 80);
+	assert_true(flat_word(&r, RECORD) >= 5);
+	for (unsigned i = 0; i < 5; i++) {
+		pause_ms(1);
+		assert_int_equal(flat_run(&r), FLAT_IDLE);
+		assert_true(flat_word(&r, RECORD + AT_VERSION) > version);
+		version = flat_word(&r, RECORD + AT_VERSION);
+		assert_int_equal(version & 1, 0);
+		assert_int_equal(r.ram[RECORD + AT_PREEMPTED], 0);	/* the client has it, but by the guest's own exit */
+	}
+	/* The guest begins anew. */
+	memset(r.ram + RECORD, 0, 64);
+	pause_ms(1);
+	assert_int_equal(flat_run(&r), FLAT_IDLE);
+	assert_int_equal(flat_word(&r, RECORD + AT_VERSION), 2);
+	rig_close(&r);
+}
+
+/* movb 400000,%al; movb %al,a010; jmp . - 12 */
+static const uint8_t reader[] = { 0xa0, 0, 0, 0x40, 0, 0xa2, 0x10, 0xa0, 0, 0, 0xeb, 0xf4 };
+
+static void *send_away(void *arg)
+{
+	struct rig *r = arg;
+
+	pause_ms(20);
+	__atomic_store_n(&r->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+	return NULL;
+}
+
+/* Runs a guest that never leaves, for 20 ms. */
+static void run_a_while(struct rig *r)
+{
+	pthread_t t;
+
+	r->run->immediate_exit = 0;
+	assert_int_equal(pthread_create(&t, NULL, send_away, r), 0);
+	assert_int_equal(rig_ioctl_n(r->vcpu, KVM_RUN, 0), -EINTR);
+	pthread_join(t, NULL);
+	r->run->immediate_exit = 0;
+}
+
+/* 4 MiB at 0 as they are; 400000 is the page at @page. */
+static void set_paging(struct rig *r)
+{
+	struct kvm_sregs s;
+
+	flat_set(r, 0xd000, 0x83);
+	flat_set(r, 0xd004, 0xe003);
+	assert_int_equal(rig_ioctl(r->vcpu, KVM_GET_SREGS, &s), 0);
+	s.cr3 = 0xd000;
+	s.cr4 |= 0x10;
+	s.cr0 |= 0x80000001;
+	assert_int_equal(rig_ioctl(r->vcpu, KVM_SET_SREGS, &s), 0);
+}
+
+static void flush_is_left_to_us(void **state)
+{
+	struct rig r;
+
+	flat_open(&r, RIG_IRQCHIP | RIG_CPUID);
+	flat_code(&r, r.vcpu, reader, sizeof(reader));
+	r.ram[0x10000] = 'A';
+	r.ram[0x11000] = 'B';
+	flat_set(&r, 0xe000, 0x10003);
+	set_paging(&r);
+	assert_int_equal(flat_set_msr(&r, MSR_STEAL, RECORD | 1), 1);
+	run_a_while(&r);
+	assert_int_equal(r.ram[0xa010], 'A');
+	assert_int_equal(r.ram[RECORD + AT_PREEMPTED], PREEMPTED);
+	/* Another vCPU's part: it changes a translation, and finds this one away. */
+	flat_set(&r, 0xe000, 0x11003);
+	r.ram[RECORD + AT_PREEMPTED] |= FLUSH_TLB;
+	run_a_while(&r);
+	assert_int_equal(r.ram[0xa010], 'B');
+	assert_int_equal(r.ram[RECORD + AT_PREEMPTED], PREEMPTED);
+	rig_close(&r);
+}
+
+/* ---- hypercalls ------------------------------------------------------------------------------------------------------------- */
+
+static const struct hc_row {
+	const char *name;
+	uint32_t nr, a[4], want, taken;
+} hc_rows[] = {
+	{ "KVM_HC_SEND_IPI reaches the vCPU of a bit", 10, { 1, 0, 0, 0x4050 }, 1, 1 },
+	{ "KVM_HC_SEND_IPI counts only vCPUs that are there", 10, { 0xff, 0xff, 0, 0x4050 }, 1, 1 },
+	{ "KVM_HC_SEND_IPI starts at the given id", 10, { 1, 0, 1, 0x4050 }, 0, 0 },
+	{ "KVM_HC_SEND_IPI takes 32 bits a word in 32-bit code", 10, { 0, 1, 0, 0x4050 }, 0, 0 },
+	{ "KVM_HC_SEND_IPI refuses a destination mode", 10, { 1, 0, 0, 0x4850 }, (uint32_t)-22, 0 },
+	{ "KVM_HC_SEND_IPI refuses a shorthand", 10, { 1, 0, 0, 0x44050 }, (uint32_t)-22, 0 },
+	{ "KVM_HC_SCHED_YIELD to itself is 0", 11, { 0 }, 0, 0 },
+	{ "KVM_HC_SCHED_YIELD to nobody is 0", 11, { 77 }, 0, 0 },
+	{ "KVM_HC_KICK_CPU of itself is 0", 5, { 0, 0 }, 0, 0 },
+	{ "KVM_HC_VAPIC_POLL_IRQ is 0", 1, { 0 }, 0, 0 },
+	{ "KVM_HC_CLOCK_PAIRING is not there", 9, { 0xf000, 0 }, (uint32_t)-1000, 0 },
+	{ "KVM_HC_MAP_GPA_RANGE is not there unless the client wants it", 12, { 0x1000, 1 }, (uint32_t)-1000, 0 },
+};
+
+/* vmcall; sti; nop; cli; out %al,12; with the handler of flat.c elsewhere. */
+static void hypercall_row(void **state)
+{
+	static const uint8_t code[] = { 0x0f, 0x01, 0xc1, 0xfb, 0x90, 0xfa, 0xe6, 0x12 };
+	const struct hc_row *row = *state;
+	struct kvm_regs regs;
+	struct rig r;
+
+	flat_open(&r, RIG_IRQCHIP | RIG_CPUID);
+	memcpy(r.ram + 0x3000, code, sizeof(code));
+	assert_int_equal(rig_ioctl(r.vcpu, KVM_GET_REGS, &regs), 0);
+	regs.rip = 0x3000;
+	regs.rax = row->nr;
+	regs.rbx = row->a[0];
+	regs.rcx = row->a[1];
+	regs.rdx = row->a[2];
+	regs.rsi = row->a[3];
+	assert_int_equal(rig_ioctl(r.vcpu, KVM_SET_REGS, &regs), 0);
+	assert_int_equal(flat_run(&r), 0x12);
+	assert_int_equal(rig_ioctl(r.vcpu, KVM_GET_REGS, &regs), 0);
+	assert_int_equal((uint32_t)regs.rax, row->want);
+	assert_int_equal(flat_word(&r, FLAT_COUNT), row->taken);
+	rig_close(&r);
+}
+
+/* With KVM_CAP_ENFORCE_PV_FEATURE_CPUID, what is not in 0x40000001 is not there. */
+static void hypercalls_are_features(void **state)
+{
+	static const struct { uint32_t nr, bit; } rows[] = { { 5, 7 }, { 10, 11 }, { 11, 13 } };
+	static const uint8_t code[] = { 0x0f, 0x01, 0xc1, 0xe6, 0x12 };
+	struct kvm_enable_cap enforce = { .cap = KVM_CAP_ENFORCE_PV_FEATURE_CPUID, .args = { 1 } };
+
+	for (unsigned i = 0; i < 2 * sizeof(rows) / sizeof(rows[0]); i++) {
+		struct rig_cpuid c = { .nent = 1, .e = { { .function = 0x40000001, .eax = i & 1 ? 1u << rows[i / 2].bit : ~(1u << rows[i / 2].bit) } } };
+		struct kvm_regs regs;
+		struct rig r;
+
+		flat_open(&r, RIG_IRQCHIP);
+		assert_int_equal(rig_ioctl(r.vcpu, KVM_SET_CPUID2, &c), 0);
+		assert_int_equal(rig_ioctl(r.vcpu, KVM_ENABLE_CAP, &enforce), 0);
+		memcpy(r.ram + RIG_CODE, code, sizeof(code));
+		assert_int_equal(rig_ioctl(r.vcpu, KVM_GET_REGS, &regs), 0);
+		regs.rax = rows[i / 2].nr;
+		assert_int_equal(rig_ioctl(r.vcpu, KVM_SET_REGS, &regs), 0);
+		assert_int_equal(flat_run(&r), 0x12);
+		assert_int_equal(rig_ioctl(r.vcpu, KVM_GET_REGS, &regs), 0);
+		assert_int_equal((int32_t)regs.rax, i & 1 ? 0 : -1000);
+		rig_close(&r);
+	}
+}
+
 int main(void)
 {
-	static const struct CMUnitTest tests[] = {
+	static const struct CMUnitTest fixed[] = {
 		{ "an interrupt is ended by clearing the byte", eoi_by_the_byte },
 		{ "while another one waits it is ended by the register", eoi_with_another_waiting },
 		{ "at an exit the byte is taken back", eoi_and_an_exit },
 		{ "setting the byte makes its page dirty", eoi_is_logged_as_dirty },
 		{ "a page closed by kernel integrity gets no byte, and no interrupt is lost", eoi_is_judged },
 		{ "MSR_KVM_PV_EOI_EN takes what KVM takes", eoi_msr },
+		{ "steal time is told at each KVM_RUN, on top of what the guest has there", steal_is_told_at_each_run },
+		{ "a vCPU that a signal has sent away flushes its TLB when another one asks for it", flush_is_left_to_us },
+		{ "hypercalls are there when CPUID says so", hypercalls_are_features },
 	};
+	enum { N_FIXED = sizeof(fixed) / sizeof(fixed[0]), N_HC = sizeof(hc_rows) / sizeof(hc_rows[0]) };
+	struct CMUnitTest tests[N_FIXED + N_HC];
 
+	memcpy(tests, fixed, sizeof(fixed));
+	for (unsigned i = 0; i < N_HC; i++)
+		tests[N_FIXED + i] = (struct CMUnitTest){ .name = hc_rows[i].name, .test_func = hypercall_row, .initial_state = (void *)(uintptr_t)&hc_rows[i] };
 	return cmocka_run_group_tests_name("paravirtual pages", tests, NULL, NULL);
 }
