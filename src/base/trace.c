@@ -54,7 +54,8 @@ bool gw_trace_set(const char *words)
 		words += len;
 		words += *words == ',';
 	}
-	memcpy(gw_trace_enabled, want, sizeof(want));
+	for (unsigned i = 0; i < GW_N_TRACE_POINTS; i++)
+		__atomic_store_n(&gw_trace_enabled[i], want[i], __ATOMIC_RELAXED);
 	return true;
 }
 

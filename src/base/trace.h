@@ -20,7 +20,7 @@ enum gw_trace_point {
 #include "base/trace_points.def"
 #undef X
 
-/* Written by gw_trace_set() only; a racing reader prints a line more or less. */
+/* Written by gw_trace_set() only, atomically; a racing reader prints a line more or less. */
 extern uint8_t gw_trace_enabled[GW_N_TRACE_POINTS];
 
 __attribute__((format(printf, 4, 5)))
@@ -28,7 +28,7 @@ void gw_trace_emit(enum gw_trace_point point, int vcpu, uint64_t insns, const ch
 
 /* gw_trace(slot, -1, 0, ...): arguments as the row's format wants them; not evaluated when the point is off. */
 #define gw_trace(name, vcpu, insns, ...) do {									\
-		if (unlikely(gw_trace_enabled[GW_TP_##name]))								\
+		if (unlikely(__atomic_load_n(&gw_trace_enabled[GW_TP_##name], __ATOMIC_RELAXED)))				\
 			gw_trace_emit(GW_TP_##name, vcpu, insns, gw_trace_fmt_##name, __VA_ARGS__);			\
 	} while (0)
 

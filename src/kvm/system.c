@@ -124,6 +124,31 @@ static long get_supported_cpuid(struct kvm_call *k)
 	return kvm_copy_out(k->arg, &head, sizeof(head));
 }
 
+/* This list is the only one whose padding KVM looks at; and its room must be one more than what is in it. */
+static long get_emulated_cpuid(struct kvm_call *k)
+{
+	static const uint32_t zero[3];
+	struct kvm_cpuid_entry2 e[VM_CPUID_MAX];
+	struct kvm_cpuid2 head;
+	unsigned n;
+
+	if (kvm_copy_in(&head, k->arg, sizeof(head)))
+		return -EFAULT;
+	if (head.nent < 1)
+		return -E2BIG;
+	for (unsigned i = 0; i < head.nent && i < CPU_MAX_CPUID; i++)
+		if (kvm_copy_in(&e[0], k->arg + sizeof(head) + i * sizeof(e[0]), sizeof(e[0])) || memcmp(e[0].padding, zero, sizeof(zero)))
+			return -EINVAL;
+	memset(e, 0, sizeof(e));
+	n = vm_cpuid_emulated(e, VM_CPUID_MAX);
+	if (head.nent <= n)
+		return -E2BIG;
+	if (kvm_copy_out(k->arg + sizeof(head), e, n * sizeof(e[0])))
+		return -EFAULT;
+	head.nent = n;
+	return kvm_copy_out(k->arg, &head, sizeof(head));
+}
+
 /* ---- attributes, machine check, extension block ------------------------------------------------------------------------- */
 
 static bool is_xcomp(const struct kvm_device_attr *a)
@@ -167,6 +192,7 @@ const struct kvm_row kvm_system_rows[] = {
 	{ KVM_GET_MSR_FEATURE_INDEX_LIST, ARG_RAW,	.fn = get_msr_feature_list },
 	{ KVM_GET_MSRS,			ARG_RAW,	.fn = get_feature_msrs },
 	{ KVM_GET_SUPPORTED_CPUID,	ARG_RAW,	.fn = get_supported_cpuid },
+	{ KVM_GET_EMULATED_CPUID,	ARG_RAW,	.fn = get_emulated_cpuid },
 	{ KVM_GET_DEVICE_ATTR,		ARG_IN,		.fn = get_device_attr },
 	{ KVM_HAS_DEVICE_ATTR,		ARG_IN,		.fn = has_device_attr },
 	{ KVM_X86_GET_MCE_CAP_SUPPORTED, ARG_OUT,	.fn = get_mce_cap },

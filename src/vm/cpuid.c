@@ -279,6 +279,17 @@ unsigned vm_cpuid_supported(struct kvm_cpuid_entry2 *e, unsigned max)
 	return l.n;
 }
 
+/* What guests may be told beyond that: the engine has these whatever the host has. As KVM's list, without sub-leaves or a top. */
+unsigned vm_cpuid_emulated(struct kvm_cpuid_entry2 *e, unsigned max)
+{
+	struct list l = { .e = e, .max = max };
+
+	add(&l, 0, 0, false, (uint32_t[4]){ 7 });
+	add(&l, 1, 0, false, (uint32_t[4]){ [ECX] = B(22) });		/* MOVBE */
+	add(&l, 7, 0, true, (uint32_t[4]){ [ECX] = B(22) });		/* RDPID */
+	return l.n;
+}
+
 /* ---- the vCPU's table --------------------------------------------------------------------------------------------------- */
 
 const struct cpu_cpuid *vm_cpuid_find(const struct vcpu *c, uint32_t function, uint32_t index)

@@ -479,7 +479,7 @@ static bool has_run(struct vm *vm)
 	unsigned n = atomic_load(&vm->n_vcpus);
 
 	for (unsigned i = 0; i < n; i++)
-		if (__atomic_load_n(&atomic_load(&vm->vcpu[i])->has_run, __ATOMIC_RELAXED))
+		if (atomic_load_explicit(&atomic_load(&vm->vcpu[i])->has_run, memory_order_relaxed))
 			return true;
 	return false;
 }

@@ -107,7 +107,8 @@ struct vm_vcpu {
 	struct dev_lapic *lapic;	/* NULL: no in-kernel LAPIC */
 	uint32_t mp_state;
 	uint8_t sipi_vector;
-	bool has_run, has_cpuid;
+	_Atomic bool has_run;		/* read by others, too */
+	bool has_cpuid;
 	uint64_t cr8;			/* without a LAPIC */
 	uint64_t apic_base;		/* without a LAPIC */
 	bool is_tpr_exit_due, is_window_exit_due, is_signal_found;
@@ -485,6 +486,7 @@ static inline void vm_pv_eoi_sync(struct vm_vcpu *v)
 
 #define VM_CPUID_MAX	80	/* clients pass room for 80 and give up on E2BIG */
 unsigned vm_cpuid_supported(struct kvm_cpuid_entry2 *e, unsigned max);
+unsigned vm_cpuid_emulated(struct kvm_cpuid_entry2 *e, unsigned max);
 int vm_cpuid_set(struct vm_vcpu *v, const struct kvm_cpuid_entry2 *e, unsigned n);
 void vm_cpuid_read(struct vcpu *c, uint32_t function, uint32_t index, uint32_t r[4]);
 const struct cpu_cpuid *vm_cpuid_find(const struct vcpu *c, uint32_t function, uint32_t index);

@@ -26,6 +26,7 @@ enum arg { P_NONE, P_NUM, P_IN, P_OUT, P_INOUT };
 static const struct entry { const char *name; unsigned long nr; bool on[3]; enum arg arg; } entries[] = {
 #define X(nr, s, v, c, arg) { #nr, nr, { s, v, c }, arg },
 #include "table.def"
+#include "own.def"
 #undef X
 };
 #define N_ENTRIES (sizeof(entries) / sizeof(entries[0]))
@@ -245,6 +246,17 @@ static const struct row {
 	long want;
 } rows[] = {
 	{ "a VM of an unknown type is EINVAL", 0, SYS, KVM_CREATE_VM, (void *)6, -EINVAL },
+	{ "no MSR-sized registers: ONE_REG is EINVAL on a vCPU", 0, VCPU, KVM_GET_ONE_REG, STRUCT(struct kvm_one_reg, .id = 0), -EINVAL },
+	{ "KVM_SET_ONE_REG is EINVAL on a vCPU", 0, VCPU, KVM_SET_ONE_REG, STRUCT(struct kvm_one_reg, .id = 0), -EINVAL },
+	{ "ONE_REG's capability is 0", 0, VM, KVM_CHECK_EXTENSION, (void *)KVM_CAP_ONE_REG, 0 },
+	{ "asynchronous page faults' capability is 0", 0, VM, KVM_CHECK_EXTENSION, (void *)KVM_CAP_ASYNC_PF, 0 },
+	{ "KVM_CAP_VAPIC is 0, as with a TPR shadow", 0, VM, KVM_CHECK_EXTENSION, (void *)KVM_CAP_VAPIC, 0 },
+	{ "TPR reporting with flags is EINVAL", RIG_IRQCHIP, VCPU, KVM_TPR_ACCESS_REPORTING, STRUCT(struct kvm_tpr_access_ctl, .flags = 1), -EINVAL },
+	{ "TPR reporting is taken, and never reports", RIG_IRQCHIP, VCPU, KVM_TPR_ACCESS_REPORTING, STRUCT(struct kvm_tpr_access_ctl, .enabled = 1), 0 },
+	{ "a vAPIC page without a LAPIC is EINVAL", 0, VCPU, KVM_SET_VAPIC_ADDR, STRUCT(struct kvm_vapic_addr, 0x2000), -EINVAL },
+	{ "a vAPIC page outside of memory is EINVAL", RIG_IRQCHIP, VCPU, KVM_SET_VAPIC_ADDR, STRUCT(struct kvm_vapic_addr, 0x7000000), -EINVAL },
+	{ "a vAPIC page is fine", RIG_IRQCHIP, VCPU, KVM_SET_VAPIC_ADDR, STRUCT(struct kvm_vapic_addr, 0x2000), 0 },
+	{ "emulated CPUID without room is E2BIG", 0, SYS, KVM_GET_EMULATED_CPUID, STRUCT(struct kvm_cpuid2, .nent = 0), -E2BIG },
 	{ "an unknown capability is 0", 0, SYS, KVM_CHECK_EXTENSION, (void *)99999, 0 },
 	{ "a device attribute that is not there is ENXIO", 0, SYS, KVM_HAS_DEVICE_ATTR, STRUCT(struct kvm_device_attr, .group = 5), -ENXIO },
 
@@ -396,6 +408,20 @@ static void lists_tell_their_length(void **state)
 	c.nent = 1;
 	assert_int_equal(rig_ioctl(r.sys, KVM_GET_SUPPORTED_CPUID, &c), -E2BIG);
 	assert_int_equal(c.nent, 1);
+	/* Emulated ones: MOVBE, RDPID; room for one more is wanted, and clean padding. */
+	c.nent = 3;
+	assert_int_equal(rig_ioctl(r.sys, KVM_GET_EMULATED_CPUID, &c), -E2BIG);
+	c.nent = 4;
+	c.e[3].padding[2] = 1;
+	assert_int_equal(rig_ioctl(r.sys, KVM_GET_EMULATED_CPUID, &c), -EINVAL);
+	c.e[3].padding[2] = 0;
+	assert_int_equal(rig_ioctl(r.sys, KVM_GET_EMULATED_CPUID, &c), 0);
+	assert_int_equal(c.nent, 3);
+	assert_int_equal(c.e[0].eax, 7);
+	assert_int_equal(c.e[1].ecx, 1u << 22);
+	assert_int_equal(c.e[2].function, 7);
+	assert_int_equal(c.e[2].flags, KVM_CPUID_FLAG_SIGNIFCANT_INDEX);
+	assert_int_equal(c.e[2].ecx, 1u << 22);
 	c.nent = 80;
 	assert_int_equal(rig_ioctl(r.sys, KVM_GET_SUPPORTED_CPUID, &c), 0);
 	assert_in_range(c.nent, 20, 80);

@@ -156,7 +156,7 @@ static void random_call(struct vm *v, unsigned kind, int fd)
 	size_t size = _IOC_SIZE(e->nr);
 	long ret;
 
-	if (!e->on[kind] || e->nr == KVM_RUN || e->nr == KVM_CREATE_VM || e->nr == KVM_SET_SIGNAL_MASK || e->nr == GW_SET_TRACE)
+	if (!e->on[kind] || e->nr == KVM_RUN || e->nr == KVM_CREATE_VM || e->nr == KVM_SET_SIGNAL_MASK)
 		return;
 	if (e->arg == P_NONE || e->arg == P_NUM) {
 		ret = call(fd, e->nr, e->nr == KVM_CREATE_VCPU ? rnd(v) % 64 : rnd(v) % 2 ? 0 : rnd(v) % 70000);
