@@ -196,6 +196,7 @@ struct vcpu {
 	_Alignas(64) uint64_t gpr[CPU_N_GPR];
 	uint64_t rip;			/* exact at block boundaries; inside a block see cpu_op_rip() */
 	uint16_t cc;			/* arithmetic flags */
+	uint32_t cc_recipe;		/* in the 8 bytes of cc; of translated code: what they are made from, 0: cc has them. cpu/translate/flags.c */
 	uint32_t eflags;		/* all other flags; bit 1 set */
 	uint8_t mode;			/* enum insn_mode, from CS and EFER.LMA */
 	bool flat;			/* CS, DS, ES, SS base 0 and limit 4 GiB expand-up, or 64-bit mode */
@@ -211,6 +212,8 @@ struct vcpu {
 	int64_t tr_left, tr_left_was;
 	struct tr_site *tr_often;	/* a probe that misses too often; NULL: none */
 	uint64_t tr_sti_rip;		/* STI was executed just before this address: its shadow is due if the code is left there */
+	uint64_t tr_kept[2];		/* operands of cc_recipe whose registers are needed for something else */
+	uint32_t tr_flags;		/* what the flags are made from at this way out; 0: cc has them */
 	uint8_t tr_vec;			/* vector registers in the host's: 0 none, 1 XMM, 2 YMM; always 0 outside translated code */
 	const struct cpu_op *tr_tail;
 	void *tr_tail_fn;

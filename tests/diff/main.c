@@ -6,7 +6,7 @@
  *	GW_DIFF_FAMILY=n	at least so many cases a family, spread over its forms
  *	GW_DIFF_SEED=n		other cases
  *	GW_DIFF_JSON=file	numbers of every family
- *	arguments: names of operations to run alone, or -v to print every difference
+ *	arguments: names of operations or families to run alone, or -v to print every difference
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -107,7 +107,7 @@ static bool is_wanted(const struct diff_form *f, int argc, char **argv)
 		if (argv[i][0] == '-')
 			continue;
 		any = true;
-		if (!strcmp(argv[i], insn_rows[f->row].name))
+		if (!strcmp(argv[i], insn_rows[f->row].name) || !strcmp(argv[i], diff_family(&insn_rows[f->row])))
 			return true;
 	}
 	return !any;

@@ -221,6 +221,7 @@ void tr_flush(struct vcpu *c)
 	k->n_pages = 0;
 	k->meta_used = 0;
 	k->used = k->first;
+	tr_recipes_reset(k);
 	k->flushes++;
 	c->stats.tr_flushes++;
 }
@@ -322,6 +323,7 @@ static void free_translator(struct translator *k)
 		munmap(k->meta, TR_META_SIZE);
 	free(k->unit);
 	free(k->compiler);
+	tr_recipes_free(k);
 	free(k);
 }
 
@@ -337,7 +339,7 @@ static int prepare(struct vcpu *c, struct translator *k)
 	if (k->meta == MAP_FAILED)
 		k->meta = NULL;
 	k->compiler = calloc(1, tr_compiler_size());
-	if (!k->unit || !k->meta || !k->compiler)
+	if (tr_recipes_new(k) || !k->unit || !k->meta || !k->compiler)
 		return -ENOMEM;
 	tr_emit_routines(c, k);
 	/* Fresh memory is zero. */

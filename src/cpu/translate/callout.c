@@ -66,6 +66,7 @@ bool tr_one(struct vcpu *c, uint32_t id)
 	uint8_t mode = c->acc.mode;
 	uint64_t next = t->rip + t->b->op[n].off + t->b->op[n].len;
 
+	tr_settle(c);
 	c->stats.tr_ones++;
 	c->tr_tail = NULL;
 	if (!run_one(c, t, n))
@@ -209,6 +210,20 @@ static uint64_t go_on(struct vcpu *c, struct tr_unit **out)
 	return tr_rx(k, t->body);
 }
 
+/*
+ * It is time to leave, but flags may be wrong that the block at c->rip overwrites before anybody can look: let the interpreter
+ * execute that block.
+ */
+static uint64_t run_blind(struct vcpu *c)
+{
+	struct cpu_block *b = block_here(c);
+
+	if (!b)
+		return leave_now(c);
+	c->stats.insns += b->n;
+	return leave_to(c, b, 0, c->rip);
+}
+
 uint64_t tr_edge(struct vcpu *c, uint32_t id)
 {
 	struct translator *k = c->translator;
@@ -217,7 +232,10 @@ uint64_t tr_edge(struct vcpu *c, uint32_t id)
 	struct tr_link *l = &from->link[id & 63];
 	uint64_t host;
 
+	tr_settle(c);
 	c->rip = l->rip;
+	if (l->is_blind && !may_stay(c))
+		return run_blind(c);
 	host = go_on(c, &to);
 	/* The link may be gone with everything; and both ends must be of one state of the page. */
 	if (to && to->rip == l->rip && k->chain && flushes == k->flushes && !l->to &&
@@ -239,6 +257,7 @@ uint64_t tr_entry(struct vcpu *c, uint32_t id)
 	struct tr_unit *t = unit_of(k, id), *to;
 	const struct acc_fetch *page;
 
+	tr_settle(c);
 	c->stats.tr_misses++;
 	c->rip = t->rip;
 	c->stop = false;
@@ -263,6 +282,7 @@ uint64_t tr_stale(struct vcpu *c, uint32_t id)
 	struct tr_unit *t = unit_of(k, id);
 	struct tr_jump *j = tr_jump_slot(k, t->mode, t->rip);
 
+	tr_settle(c);
 	c->stats.tr_stale++;
 	c->rip = t->rip;
 	if (unlikely(c->tr_often))
@@ -271,6 +291,8 @@ uint64_t tr_stale(struct vcpu *c, uint32_t id)
 		tr_kill(k, t);
 	if (t->dead && j->host == tr_rx(k, t->mapped))
 		*j = (struct tr_jump){ .rip = t->rip ^ 1 };
+	if (t->is_blind && c->stats.insns > c->poll_at && !t->dead)
+		return leave_to(c, t->b, 0, t->rip);
 	return leave_now(c);
 }
 
@@ -299,6 +321,7 @@ uint64_t tr_bail(struct vcpu *c, uint32_t id)
 	const struct tr_unit *t = unit_of(c->translator, id);
 	unsigned n = id & 63;
 
+	tr_settle(c);
 	c->stats.tr_bails++;
 	if (n + 1 == t->b->n)
 		return transfer(c, t, n);
@@ -316,6 +339,7 @@ uint64_t tr_indirect(struct vcpu *c, uint32_t id)
 	uint8_t mode = c->acc.mode;
 	struct tr_unit *to;
 
+	tr_settle(c);
 	c->poll_at = 0;		/* the handler shall not go on by itself */
 	run_one(c, t, id & 63);
 	c->poll_at = poll_at;

@@ -3,8 +3,8 @@
  * A block into a unit: classify, find out which flags live where, emit forwards, then the ways out of line.
  *
  * Flags: an instruction whose flags nobody reads is emitted as it is and RFLAGS are free after it. Where flags live across
- * something that destroys RFLAGS (a probe, a call), they are put into c->cc and taken back before their reader. A flag that is
- * dead may be wrong in c->cc when an exception or an interrupt comes: what follows overwrites it.
+ * something that destroys RFLAGS (a probe, a call), they are put into c->cc and taken back before their reader. For flags that are
+ * dead where the unit may be left see flags.c.
  */
 #include "cpu/translate/compile.h"
 
@@ -20,7 +20,7 @@ const uint8_t tr_home[16] = {
 
 void tr_flags_save(struct tr_compiler *x, uint8_t wanted)
 {
-	static const uint8_t lahf_seto_al[] = { 0x9f, 0x0f, 0x90, 0xc0 };
+	static const uint8_t zero_eax_lahf_seto_al[] = { 0xb8, 0, 0, 0, 0, 0x9f, 0x0f, 0x90, 0xc0 };
 	struct tr_rm ah = rm_gs(offsetof(struct vcpu, cc) + 1);
 
 	if (!(wanted & ~TF_C)) {	/* SETC: the other flags are dead */
@@ -29,9 +29,10 @@ void tr_flags_save(struct tr_compiler *x, uint8_t wanted)
 		return;
 	}
 	e_mov(&x->e, HR_11, HR_AX);
-	memcpy(x->e.p, lahf_seto_al, sizeof(lahf_seto_al));
-	x->e.p += sizeof(lahf_seto_al);
-	e_put(&x->e, &(struct tr_enc){ .p66 = true, .opcode = 0x89, .reg = HR_AX, .rm = RM_VCPU(cc) });
+	x->mem_exact = true;
+	memcpy(x->e.p, zero_eax_lahf_seto_al, sizeof(zero_eax_lahf_seto_al));
+	x->e.p += sizeof(zero_eax_lahf_seto_al);
+	e_store(&x->e, RM_VCPU(cc), HR_AX);	/* and no recipe */
 	e_mov(&x->e, HR_AX, HR_11);
 	x->in_mem = true;
 }
@@ -75,6 +76,7 @@ void tr_flags_done(struct tr_compiler *x, const struct tr_insn *t)
 		return;
 	x->in_host = true;
 	x->in_mem = false;
+	x->mem_exact = false;
 }
 
 /* ---- the slow way ---------------------------------------------------------------------------------------------------------------- */
@@ -88,6 +90,7 @@ static void slow_begin(struct tr_compiler *x, unsigned k, const struct tr_insn *
 	s->is_transfer = t->kind == TK_CALL || t->kind == TK_JMP_IND || t->kind == TK_CALL_IND || t->kind == TK_RET;
 	/* Only an instruction that faults without a probe comes here with its flags in RFLAGS alone. */
 	s->save = tr_live_before(t) && !x->in_mem && !t->in.has_mem && t->may_fault;
+	s->recipe = x->mem_exact ? 0 : t->recipe;
 	x->now = s;
 }
 
@@ -140,6 +143,7 @@ static void emit_slow(struct tr_compiler *x, const struct tr_slow *s)
 		x->u->fault[x->u->n_faults++] = (struct tr_fault_at){ s->fault_at[i], here };
 	if (s->save)
 		tr_flags_save(x, TF_ALL);
+	tr_flags_tell(x, s->recipe);
 	e_mov_i(&x->e, HR_9, TR_ID(x->u->index, s->k));
 	if (s->is_bail) {
 		e_jmp_to(&x->e, x->k->at.bail);
@@ -183,8 +187,11 @@ unsigned tr_reg(struct tr_compiler *x, unsigned guest, unsigned scratch)
 static void by_handler(struct tr_compiler *x, const struct tr_insn *t, unsigned k)
 {
 	tr_flags_spill(x, t);
+	if (!x->mem_exact)
+		tr_flags_tell(x, t->recipe);
 	e_mov_i(&x->e, HR_9, TR_ID(x->u->index, k));
 	e_call_to(&x->e, x->k->at.one);
+	x->mem_exact = true;
 	x->vec = 0;
 	x->x87 = false;
 	x->in_host = false;
@@ -194,6 +201,8 @@ static void by_handler(struct tr_compiler *x, const struct tr_insn *t, unsigned 
 static void bail(struct tr_compiler *x, const struct tr_insn *t, unsigned k)
 {
 	tr_flags_spill(x, t);
+	if (!x->mem_exact)
+		tr_flags_tell(x, t->recipe);
 	e_mov_i(&x->e, HR_9, TR_ID(x->u->index, k));
 	e_jmp_to(&x->e, x->k->at.bail);
 }
@@ -213,6 +222,7 @@ static void emit_insn(struct tr_compiler *x, unsigned k)
 		bail(x, t, k);
 		return;
 	}
+	tr_flags_mark_early(x, k);
 	slow_begin(x, k, t);
 	switch (t->kind) {
 	case TK_NOTHING:
@@ -311,20 +321,21 @@ static void emit_check(struct tr_compiler *x, struct entry_jumps *j)
 
 /* ---- liveness ------------------------------------------------------------------------------------------------------------------------ */
 
-/* Flags live where edge @i leads: looked up in the target's block if it lies in the same page and is decoded. */
-static uint8_t live_at_edge(struct tr_compiler *x, unsigned i)
+/* What becomes of flags where edge @i leads: looked up in the target's block if it lies in the same page and is decoded. */
+static struct tr_found found_at_edge(struct tr_compiler *x, unsigned i)
 {
 	uint64_t rip = tr_edge_rip(x, i);
 	const uint8_t *hva = x->b->hva + (rip - x->rip);
+	const struct tr_found unknown = { .wanted = TF_ALL, .is_shown = true };
 	struct cpu_block *b;
 
 	if ((rip ^ x->rip) >> GW_PAGE_SHIFT)
-		return TF_ALL;
+		return unknown;
 	b = cpu_block_peek(x->c, x->b->code, hva);
 	if (!b || b->gen != x->b->gen)
-		return TF_ALL;
+		return unknown;
 	x->u->dep[i] = b;
-	return tr_flags_wanted(b, x->c->features);
+	return tr_flags_found(b, x->c->features);
 }
 
 static void analyse(struct tr_compiler *x)
@@ -333,11 +344,14 @@ static void analyse(struct tr_compiler *x)
 	uint8_t live = 0;
 
 	for (unsigned i = 0; i < 2; i++) {
-		x->edge_live[i] = 0;
-		if (tr_has_edge(last, i))
-			x->edge_live[i] = live_at_edge(x, i);
-		live |= x->edge_live[i];
+		x->found[i] = tr_has_edge(last, i) ? found_at_edge(x, i) : (struct tr_found){ 0 };
+		x->edge_live[i] = x->found[i].wanted;
+		x->edge_shown[i] = x->found[i].is_shown;
+		x->u->link[i].is_blind = !x->edge_shown[i] && x->edge_live[i] != TF_ALL;
 	}
+	tr_flags_plan(x);
+	for (unsigned i = 0; i < 2; i++)
+		live |= x->edge_live[i];
 	for (unsigned k = x->n; k-- > 0;) {
 		x->insn[k].live = live;
 		live = tr_live_before(&x->insn[k]);
@@ -379,6 +393,8 @@ static void emit(struct tr_compiler *x)
 	emit_entries(x, &j);
 	x->in_host = false;
 	x->in_mem = true;
+	x->mem_exact = true;
+	x->is_marked = false;
 	x->vec = 0;
 	x->x87 = false;
 	for (unsigned k = 0; k < x->n; k++)
@@ -426,6 +442,7 @@ struct tr_unit *tr_compile(struct vcpu *c, struct cpu_block *b, uint64_t rip)
 {
 	struct translator *k = c->translator;
 	struct tr_compiler *x = k->compiler;
+	struct tr_found found;
 	struct tr_unit *u;
 
 	if (k->used + TR_UNIT_ROOM > k->size || k->n_units == k->max_units)
@@ -452,6 +469,8 @@ struct tr_unit *tr_compile(struct vcpu *c, struct cpu_block *b, uint64_t rip)
 	u->rip = rip;
 	u->mode = c->acc.mode;
 	u->index = k->n_units;
+	found = tr_flags_found(b, c->features);
+	u->is_blind = !found.is_shown && found.wanted != TF_ALL;
 	classify(x);
 	analyse(x);
 	emit(x);

@@ -14,6 +14,7 @@
  */
 struct tr_slow {
 	uint8_t k, n, n_faults, n_sites;
+	uint32_t recipe;		/* of the flags there */
 	bool is_bail;			/* to the interpreter, which goes on from there */
 	uint8_t moved;			/* after a fault: pointers of a string instruction to be taken back, 1 RDI, 2 RSI, too */
 	bool is_transfer;		/* the handler sets RIP: do not come back */
@@ -51,6 +52,7 @@ struct tr_compiler {
 	unsigned n;
 	/* Where the live flags are at the cursor: in RFLAGS, in c->cc, or both. */
 	bool in_host, in_mem;
+	bool mem_exact;			/* all flags are in c->cc, also those nobody reads */
 	uint8_t vec;			/* vector registers known to be live at the cursor */
 	bool x87;			/* and the x87's */
 	struct tr_slow slow[CPU_BLOCK_MAX], *now;
@@ -58,6 +60,11 @@ struct tr_compiler {
 	struct tr_site_code site[MAX_UNIT_SITES];
 	unsigned n_sites;
 	uint8_t edge_live[2];
+	/* Where the ends lead: can the flags be seen there, is the recipe told, and what else the block does. */
+	bool edge_shown[2], edge_mark[2], is_marked;
+	struct tr_found found[2];
+	uint32_t end_recipe;		/* what makes the flags at the end, */
+	uint32_t mark;			/* and what the blocks after it are told: operands that they change are kept aside */
 };
 
 /* Where an operand lies: a constant address, or host register + displacement. */
@@ -81,6 +88,13 @@ void tr_slow_if(struct tr_compiler *x, int cc);
 void tr_may_fault(struct tr_compiler *x);
 /* The guest register in a host register: its home, or loaded into @scratch. */
 unsigned tr_reg(struct tr_compiler *x, unsigned guest, unsigned scratch);
+
+/* flags.c */
+/* After classify(): fills shown, recipe and spill of instructions, what the ends need; liveness comes after it. */
+void tr_flags_plan(struct tr_compiler *x);
+void tr_flags_tell(struct tr_compiler *x, uint32_t recipe);
+void tr_flags_mark(struct tr_compiler *x);
+void tr_flags_mark_early(struct tr_compiler *x, unsigned k);
 
 /* memory.c: r9 and r10 may be used for the address; r11 only by the probe itself. RFLAGS are destroyed by the probe. */
 struct tr_addr tr_address(struct tr_compiler *x, const struct tr_insn *t);

@@ -39,6 +39,8 @@ void tr_edge_to(struct tr_compiler *x, unsigned i)
 {
 	struct tr_link *l = &x->u->link[i];
 
+	if (!x->is_marked)
+		tr_flags_mark(x);
 	if (x->edge_live[i] && !x->in_mem)
 		tr_flags_save(x, x->edge_live[i]);
 	l->rip = tr_edge_rip(x, i);
@@ -55,6 +57,7 @@ static void conditional(struct tr_compiler *x, const struct tr_insn *t)
 
 	tr_flags_need(x, t);
 	in_host = x->in_host;
+	tr_flags_mark(x);
 	at = e_jcc(&x->e, cc);
 	tr_edge_to(x, 1);
 	if (x->edge_live[0] && !in_mem) {
@@ -75,6 +78,7 @@ static void counted(struct tr_compiler *x, const struct tr_insn *t)
 	bool in_mem = x->in_mem;
 	uint8_t *from;
 
+	tr_flags_mark(x);
 	if (t->kind == TK_LOOP)
 		e_lea(&x->e, true, HR_CX, rm_mem(HR_CX, -1));
 	e1(&x->e, 0xe3);

@@ -243,17 +243,3 @@ bool tr_classify(const struct cpu_block *b, unsigned k, const bool *features, st
 		t->need = TF_ALL;
 	return true;
 }
-
-uint8_t tr_flags_wanted(const struct cpu_block *b, const bool *features)
-{
-	uint8_t open = TF_ALL, wanted = 0;
-	struct tr_insn t;
-
-	for (unsigned k = 0; k < b->n && open; k++) {
-		if (!tr_classify(b, k, features, &t) || t.kind == TK_BAIL)
-			return wanted | open;
-		wanted |= t.need & open;
-		open &= (uint8_t)~t.kill;
-	}
-	return wanted | open;
-}

@@ -40,13 +40,21 @@ struct tr_insn {
 	uint8_t vec;		/* vector registers it uses: 1 XMM, 2 YMM */
 	bool may_fault;		/* raises a host exception of its own: DIV */
 	uint8_t live;		/* flags that are read after it */
+	uint8_t shown;		/* flags that may be seen after it: the unit may be left before they are set again */
+	bool spill;		/* the unit may be left here, and the flags are nowhere else */
+	uint32_t recipe;	/* what makes the flags before it; 0: c->cc has them */
 };
 
 /* False: the bytes are no instruction. */
 bool tr_classify(const struct cpu_block *b, unsigned k, const bool *features, struct tr_insn *t);
-/* Flags that the code of @b reads before it sets them. */
-uint8_t tr_flags_wanted(const struct cpu_block *b, const bool *features);
+/* What the code of a block does with the flags it finds. */
+struct tr_found {
+	uint8_t wanted;		/* reads them before it sets them */
+	bool is_shown;		/* the block may be left before it has set all */
+	uint32_t changed;	/* registers it may have changed by then */
+};
+struct tr_found tr_flags_found(const struct cpu_block *b, const bool *features);	/* flags.c */
 /* Flags live before an instruction, from those live after it. */
-static inline uint8_t tr_live_before(const struct tr_insn *t) { return (uint8_t)((t->live & ~t->kill) | t->need); }
+static inline uint8_t tr_live_before(const struct tr_insn *t) { return t->spill ? TF_ALL : (uint8_t)((t->live & ~t->kill) | t->need); }
 
 #endif

@@ -38,6 +38,7 @@ struct tr_unit;
 struct tr_link {
 	struct tr_unit *from, *to;
 	struct tr_link *next;	/* of those that lead to @to */
+	bool is_blind;		/* flags may be wrong there: no way out before the target was executed, which overwrites them */
 	uint64_t rip;
 	uint32_t at;		/* offset of the rel32 */
 	uint32_t stub;		/* offset of what it means unlinked */
@@ -51,6 +52,7 @@ struct tr_unit {
 	uint64_t rip;
 	uint8_t mode;		/* enum acc_mode */
 	bool dead;
+	bool is_blind;		/* flags may be wrong when it is entered; it overwrites them before it can be left */
 	uint8_t n_faults, n_links;
 	uint32_t index;
 	uint32_t mapped, body, end;	/* offsets of code */
@@ -94,6 +96,31 @@ struct tr_site {
 #define TR_SITE_SCORE	16
 #define TR_SITE_QUICK	512	/* instructions */
 
+/*
+ * What arithmetic flags are made from: values in registers, or an immediate, at the time they are asked for. 16 bytes without gaps.
+ */
+struct tr_recipe {
+	uint8_t op;		/* enum tr_made */
+	uint8_t size;
+	uint8_t reg, src;	/* registers, or TR_KEPT and one more: vcpu.tr_kept; src may be TR_IMM */
+	int32_t imm;
+	uint16_t base;		/* keep_c: the recipe of the carry; 0: that of c->cc */
+	bool keep_c;
+	uint8_t pad[5];
+};
+enum tr_made {
+	TR_SUM,			/* reg is what adding src gave */
+	TR_DIFFERENCE,		/* reg is what subtracting src left */
+	TR_COMPARED, TR_TESTED,	/* reg with src */
+	TR_NEGATED,		/* reg is what negating gave */
+	TR_VALUE,		/* src is what a logical operation gave */
+};
+#define TR_KEPT		16u
+#define TR_IMM		0xfeu
+#define TR_NO_REG	0xffu
+#define TR_RECIPES	0x10000u
+#define TR_LOST		0xffffffffu
+
 #define TR_PAGE_HASH	1024u
 #define TR_MAX_PAGES	8192u
 
@@ -120,6 +147,10 @@ struct translator {
 	uint64_t *stamps;		/* of units: acc.stamp when `mapped` last looked; 0: never */
 	unsigned n_pages;
 
+	struct tr_recipe *recipe;	/* by number; 0 is none */
+	uint16_t *recipe_of;		/* their numbers, by hash */
+	uint32_t n_recipes;
+
 	void *compiler;			/* struct tr_compiler, too large for the stack */
 	unsigned hot;
 	bool chain, tlb;
@@ -144,6 +175,18 @@ uint64_t tr_stale(struct vcpu *c, uint32_t id);
 uint64_t tr_bail(struct vcpu *c, uint32_t id);
 uint64_t tr_indirect(struct vcpu *c, uint32_t id);
 #define TR_ID(unit, k)	((unit) << 6 | (k))
+
+/* flags.c */
+int tr_recipes_new(struct translator *k);	/* 0, or -1: no memory */
+void tr_recipes_free(struct translator *k);
+void tr_recipes_reset(struct translator *k);
+void tr_make_flags(struct vcpu *c);
+/* First in all that translated code calls: flags are in c->cc. */
+static inline void tr_settle(struct vcpu *c)
+{
+	if (c->tr_flags | c->cc_recipe)
+		tr_make_flags(c);
+}
 
 /* cache.c */
 void *tr_meta(struct translator *k, size_t size);	/* NULL: full */

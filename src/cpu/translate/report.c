@@ -79,7 +79,7 @@ void tr_report(const struct vcpu *c, void (*line)(void *opaque, const char *text
 /* Fields of the vCPU that units touch, for the margin. */
 static const struct { size_t at, size; const char *name; } fields[] = {
 #define FIELD(f) { offsetof(struct vcpu, f), sizeof(((struct vcpu *)0)->f), #f }
-	FIELD(acc.attention), FIELD(acc.cpl), FIELD(acc.mode), FIELD(acc.cr4), FIELD(eflags), FIELD(intr_blocked), FIELD(gpr), FIELD(cc), FIELD(seg_base), FIELD(tr_left), FIELD(tr_vec), FIELD(acc.fetch),
+	FIELD(acc.attention), FIELD(acc.cpl), FIELD(acc.mode), FIELD(acc.cr4), FIELD(eflags), FIELD(intr_blocked), FIELD(gpr), FIELD(cc), FIELD(cc_recipe), FIELD(tr_kept), FIELD(tr_flags), FIELD(seg_base), FIELD(tr_left), FIELD(tr_vec), FIELD(acc.fetch),
 	FIELD(acc.stamp), FIELD(acc.tlb), FIELD(verify_epoch), FIELD(fpu), FIELD(rip),
 #undef FIELD
 };

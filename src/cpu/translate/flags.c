@@ -1,0 +1,593 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Arithmetic flags that nothing reads, where somebody may look: at a fault, a kick, an interrupt.
+ *
+ * The flags of most instructions follow from what they leave in registers: those of CMP from its operands, those of ADD from sum and
+ * addend. Such a *recipe* stands for them as long as its registers keep their values. Ways out of a unit say which recipe holds there
+ * (c->tr_flags), out of line; a jump to a block that may be left before it has overwritten the flags puts the recipe's number beside
+ * them (c->cc_recipe; storing flags to c->cc clears it). C never sees either: all that translated code calls begins with tr_settle().
+ *
+ * Where there is no recipe the flags count as read, at the next place where the unit can be left.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "cpu/translate/compile.h"
+
+/* ---- making them ------------------------------------------------------------------------------------------------------------------- */
+
+static uint16_t made(uint64_t a, uint64_t b, uint64_t res, bool carry, bool overflow, unsigned size)
+{
+	unsigned bits = 8 * size;
+	uint64_t shown = res << (64 - bits);
+	uint32_t f = 0;
+
+	f |= carry ? FLAG_CF : 0;
+	f |= __builtin_parity((uint8_t)res) ? 0 : FLAG_PF;
+	f |= (a ^ b ^ res) & FLAG_AF;
+	f |= shown ? 0 : FLAG_ZF;
+	f |= shown >> 63 ? FLAG_SF : 0;
+	f |= overflow ? FLAG_OF : 0;
+	return cpu_cc_of_flags(f);
+}
+
+static uint16_t of_sum(uint64_t a, uint64_t b, unsigned size)
+{
+	uint64_t res = a + b, mask = ~0ull >> (64 - 8 * size);
+
+	return made(a, b, res, (res & mask) < (a & mask), ((a ^ res) & (b ^ res)) >> (8 * size - 1) & 1, size);
+}
+
+static uint16_t of_difference(uint64_t a, uint64_t b, unsigned size)
+{
+	uint64_t res = a - b, mask = ~0ull >> (64 - 8 * size);
+
+	return made(a, b, res, (a & mask) < (b & mask), ((a ^ b) & (a ^ res)) >> (8 * size - 1) & 1, size);
+}
+
+/* AF is undefined, and 0 on all processors. */
+static uint16_t of_value(uint64_t v, unsigned size)
+{
+	return made(v, 0, v, false, false, size) & (uint16_t)~cpu_cc_of_flags(FLAG_AF);
+}
+
+#define CC_CARRY cpu_cc_of_flags(FLAG_CF)
+
+static uint64_t value(const struct vcpu *c, unsigned n)
+{
+	return n < TR_KEPT ? c->gpr[n] : c->tr_kept[n - TR_KEPT];
+}
+
+static uint16_t of_recipe(const struct vcpu *c, unsigned id)
+{
+	const struct tr_recipe *r = &c->translator->recipe[id];
+	uint64_t a = value(c, r->reg), b = r->src == TR_IMM ? (uint64_t)(int64_t)r->imm : value(c, r->src);
+	uint16_t cc, carry;
+
+	switch (r->op) {
+	case TR_SUM:
+		cc = of_sum(a - b, b, r->size);
+		break;
+	case TR_DIFFERENCE:
+		cc = of_difference(a + b, b, r->size);
+		break;
+	case TR_COMPARED:
+		cc = of_difference(a, b, r->size);
+		break;
+	case TR_NEGATED:
+		cc = of_difference(0, -a, r->size);
+		break;
+	case TR_TESTED:
+		cc = of_value(a & b, r->size);
+		break;
+	default:
+		cc = of_value(b, r->size);
+	}
+	if (!r->keep_c)
+		return cc;
+	carry = r->base ? of_recipe(c, r->base) : c->cc;
+	return (uint16_t)((cc & ~CC_CARRY) | (carry & CC_CARRY));
+}
+
+void tr_make_flags(struct vcpu *c)
+{
+	/* A carry that is kept lies in c->cc whatever else is said there. */
+	c->cc = of_recipe(c, c->tr_flags ? c->tr_flags : c->cc_recipe);
+	c->tr_flags = c->cc_recipe = 0;
+}
+
+/* ---- recipes --------------------------------------------------------------------------------------------------------------------------- */
+
+void tr_recipes_reset(struct translator *k)
+{
+	if (k->n_recipes > 1)
+		memset(k->recipe_of, 0, 2 * TR_RECIPES * sizeof(*k->recipe_of));
+	k->n_recipes = 1;
+}
+
+int tr_recipes_new(struct translator *k)
+{
+	k->recipe = malloc(TR_RECIPES * sizeof(*k->recipe));
+	k->recipe_of = calloc(2 * TR_RECIPES, sizeof(*k->recipe_of));
+	k->n_recipes = 1;
+	return k->recipe && k->recipe_of ? 0 : -1;
+}
+
+void tr_recipes_free(struct translator *k)
+{
+	free(k->recipe);
+	free(k->recipe_of);
+}
+
+/* The number of the recipe @r, TR_LOST when the table is full. */
+static uint32_t number_of(struct translator *k, const struct tr_recipe *r)
+{
+	uint64_t w[2];
+	uint32_t at;
+
+	memcpy(w, r, sizeof(w));
+	at = (uint32_t)((w[0] * 0x9e3779b97f4a7c15ull ^ w[1] * 0xc2b2ae3d27d4eb4full) >> 40);
+	for (;; at++) {
+		uint16_t *slot = &k->recipe_of[at % (2 * TR_RECIPES)];
+
+		if (!*slot) {
+			if (k->n_recipes == TR_RECIPES)
+				return TR_LOST;
+			k->recipe[k->n_recipes] = *r;
+			*slot = (uint16_t)k->n_recipes;
+			return k->n_recipes++;
+		}
+		if (!memcmp(&k->recipe[*slot], r, sizeof(*r)))
+			return *slot;
+	}
+}
+
+/* The general register that operand @i is, or TR_NO_REG: memory, an immediate, AH..BH. */
+static unsigned register_of(const struct tr_insn *t, unsigned i)
+{
+	const struct insn *in = &t->in;
+	unsigned n;
+
+	switch (t->row->opnd[i]) {
+	case OE_REG:
+		n = in->reg;
+		break;
+	case OE_RM:
+		if (in->has_mem)
+			return TR_NO_REG;
+		n = in->rm;
+		break;
+	case OE_ACC:
+		return RAX;
+	default:
+		return TR_NO_REG;
+	}
+	return t->row->attr & IA_BYTE && n >= 4 && n < 8 && !in->rex ? TR_NO_REG : n;
+}
+
+static bool is_immediate(const struct tr_insn *t, unsigned i)
+{
+	return t->row->opnd[i] == OE_IMM || t->row->opnd[i] == OE_IMM8;
+}
+
+/* What the flags of @t follow from after it; INC and DEC are not asked about. */
+static bool recipe_of(const struct tr_insn *t, struct tr_recipe *r)
+{
+	unsigned to = register_of(t, 0), from = register_of(t, 1);
+	bool is_known = from != TR_NO_REG || is_immediate(t, 1);
+
+	memset(r, 0, sizeof(*r));
+	if (to == TR_NO_REG)
+		return false;
+	r->size = t->row->attr & IA_BYTE ? 1 : t->in.opsize;
+	r->reg = (uint8_t)to;
+	r->src = (uint8_t)from;
+	if (is_immediate(t, 1)) {
+		r->src = TR_IMM;
+		r->imm = (int32_t)t->in.imm;
+	}
+	switch (t->in.op) {
+	case I_ADD:
+		r->op = TR_SUM;
+		return is_known && to != from;
+	case I_SUB:
+	case I_XOR:
+		if (to == from) {
+			r->op = TR_VALUE;
+			r->reg = 0;
+			r->src = TR_IMM;
+			return true;
+		}
+		if (t->in.op == I_SUB) {
+			r->op = TR_DIFFERENCE;
+			return is_known;
+		}
+		break;
+	case I_AND:
+	case I_OR:
+		break;
+	case I_CMP:
+		r->op = TR_COMPARED;
+		return is_known;
+	case I_TEST:
+		r->op = TR_TESTED;
+		return is_known;
+	case I_NEG:
+		r->op = TR_NEGATED;
+		r->src = TR_IMM;
+		r->imm = 0;
+		return true;
+	case I_SBB:		/* of a register from itself: 0 or -1 */
+		r->op = TR_NEGATED;
+		r->src = TR_IMM;
+		return to == from;
+	default:
+		return false;
+	}
+	*r = (struct tr_recipe){ .op = TR_VALUE, .size = r->size, .src = (uint8_t)to };
+	return true;
+}
+
+/* Registers that must not change while the recipe is to hold. */
+static uint32_t registers_of(const struct translator *k, uint32_t id)
+{
+	uint32_t mask = 0;
+
+	while (id && id != TR_LOST) {
+		const struct tr_recipe *r = &k->recipe[id];
+
+		if (r->op != TR_VALUE)
+			mask |= BIT(r->reg);
+		if (r->src != TR_IMM)
+			mask |= BIT(r->src);
+		id = r->base;
+	}
+	return mask;
+}
+
+/* ---- what an instruction does ------------------------------------------------------------------------------------------------------------ */
+
+/* Can the unit be left at @t, before it? */
+static bool is_exit(const struct tr_insn *t)
+{
+	switch (t->kind) {
+	case TK_NOTHING:
+	case TK_LEA:
+	case TK_JCC:
+	case TK_JMP:
+	case TK_LOOP:
+	case TK_JCXZ:
+		return false;
+	case TK_PLAIN:
+		return t->in.has_mem || t->vec || t->may_fault;
+	default:
+		return true;
+	}
+}
+
+static bool is_count(const struct tr_insn *t)
+{
+	return t->kind == TK_PLAIN && (t->in.op == I_INC || t->in.op == I_DEC);
+}
+
+#define ALL_REGISTERS 0xffffu
+
+static uint32_t named(const struct tr_insn *t, unsigned i)
+{
+	const struct insn *in = &t->in;
+	unsigned n;
+
+	switch (t->row->opnd[i]) {
+	case OE_REG:
+		n = in->reg;
+		break;
+	case OE_RM:
+	case OE_RM_REG:
+		if (in->has_mem)
+			return 0;
+		n = in->rm;
+		break;
+	case OE_OPREG:
+		n = in->rm;
+		break;
+	case OE_VGPR:
+		n = in->vvvv;
+		break;
+	case OE_ACC:
+		return BIT(RAX);
+	case OE_MOFFS:
+	case OE_MEM:
+		return 0;
+	default:
+		return ALL_REGISTERS;
+	}
+	return n < 8 ? BIT(n) | BIT(n & 3) : BIT(n);	/* it may be AH..BH */
+}
+
+static uint32_t written_by_plain(const struct tr_insn *t)
+{
+	uint32_t mask = (t->writes & TW_0 ? named(t, 0) : 0) | (t->writes & TW_1 ? named(t, 1) : 0);
+
+	switch (t->in.op) {
+	case I_MUL: case I_DIV: case I_IDIV: case I_CMPXCHG: case I_CMPXCHG8B: case I_CMPXCHG16B:
+		return mask | BIT(RAX) | BIT(RDX);
+	case I_IMUL:
+		return t->row->opnd[1] == OE_NONE ? BIT(RAX) | BIT(RDX) : mask;
+	case I_CWD:
+		return BIT(RDX);
+	case I_CBW: case I_LAHF:
+		return BIT(RAX);
+	default:
+		return t->vec && t->touch ? mask | BIT(RCX) : mask;
+	}
+}
+
+static uint32_t written_by(const struct tr_insn *t)
+{
+	switch (t->kind) {
+	case TK_PLAIN:
+		return written_by_plain(t);
+	case TK_LEA:
+		return BIT(t->in.reg);
+	case TK_PUSH:
+	case TK_PUSH_MEM:
+	case TK_CALL:
+		return BIT(RSP);
+	case TK_POP:
+		return BIT(RSP) | BIT(t->in.rm);
+	case TK_LEAVE:
+		return BIT(RSP) | BIT(RBP);
+	case TK_LOOP:
+		return BIT(RCX);
+	case TK_NOTHING:
+	case TK_BITS:
+	case TK_JCC:
+	case TK_JMP:
+	case TK_JCXZ:
+		return 0;
+	default:
+		return ALL_REGISTERS;
+	}
+}
+
+/* ---- what a block does to flags it finds --------------------------------------------------------------------------------------------------- */
+
+struct tr_found tr_flags_found(const struct cpu_block *b, const bool *features)
+{
+	struct tr_found f = { 0 };
+	uint8_t open = TF_ALL;
+	uint32_t changed = 0;
+	bool kept = false;
+	struct tr_insn t;
+
+	for (unsigned k = 0; k < b->n && open; k++) {
+		if (!tr_classify(b, k, features, &t) || t.kind == TK_BAIL) {
+			f.is_shown = true;
+			f.changed |= changed;
+			break;
+		}
+		f.wanted |= t.need & open;
+		if (is_exit(&t)) {
+			f.is_shown = true;
+			f.changed |= changed;
+			if (kept)
+				f.wanted |= open;
+		}
+		/* Flags that it leaves alone are loaded before it: there is no recipe of a part. */
+		kept |= t.touch && open & ~t.kill;
+		open &= (uint8_t)~t.kill;
+		changed |= written_by(&t);
+	}
+	f.wanted |= open;
+	return f;
+}
+
+/* ---- what holds where in a unit -------------------------------------------------------------------------------------------------------------- */
+
+/* Flags that may be seen after each instruction before they are set again. */
+static void find_shown(struct tr_compiler *x)
+{
+	uint8_t shown = 0;
+
+	for (unsigned i = 0; i < 2; i++)
+		if (x->edge_shown[i])
+			shown = TF_ALL;
+	for (unsigned k = x->n; k-- > 0;) {
+		struct tr_insn *t = &x->insn[k];
+
+		t->shown = shown;
+		shown &= (uint8_t)~t->kill;
+		if (is_exit(t))
+			shown = TF_ALL;
+	}
+}
+
+struct memory {
+	uint32_t recipe;	/* of the flags now; 0: c->cc is right; TR_LOST: only RFLAGS are */
+	bool in_host;		/* RFLAGS are what the last one that wrote flags left */
+};
+
+/* After @t, which touches flags. */
+static void remember(struct tr_compiler *x, struct tr_insn *t, struct memory *m)
+{
+	struct tr_recipe r;
+
+	if (is_count(t)) {
+		unsigned reg = register_of(t, 0);
+
+		/* The carry: in RFLAGS, or from c->cc, where it is if RFLAGS were lost. */
+		if (!m->in_host && t->shown & TF_C)
+			t->need |= TF_C;
+		r = (struct tr_recipe){ .op = t->in.op == I_INC ? TR_SUM : TR_DIFFERENCE, .reg = (uint8_t)reg, .src = TR_IMM, .imm = 1,
+					.size = t->row->attr & IA_BYTE ? 1 : t->in.opsize, .keep_c = true };
+		if (reg == TR_NO_REG || (m->in_host && (m->recipe == TR_LOST || !m->recipe || registers_of(x->k, m->recipe) & BIT(reg)))) {
+			m->recipe = TR_LOST;
+		} else {
+			r.base = m->in_host ? (uint16_t)m->recipe : 0;
+			m->recipe = number_of(x->k, &r);
+		}
+	} else if (t->kind == TK_PLAIN && t->kill == TF_ALL && recipe_of(t, &r)) {
+		m->recipe = number_of(x->k, &r);
+	} else {
+		m->recipe = TR_LOST;
+	}
+	m->in_host = true;
+}
+
+static bool keeps_host(const struct tr_insn *t)
+{
+	switch (t->kind) {
+	case TK_NOTHING:
+	case TK_JCC:
+	case TK_JMP:
+	case TK_LOOP:
+	case TK_JCXZ:
+		return true;
+	case TK_LEA:
+		return true;
+	case TK_PLAIN:
+		return !t->in.has_mem && !t->vec;
+	default:
+		return false;
+	}
+}
+
+/* Vector instructions on registers are ways out only where they make the registers live. */
+static bool is_exit_here(const struct tr_insn *t, uint8_t *vec)
+{
+	bool is_first = t->vec > *vec;
+
+	if (t->kind == TK_ONE)
+		*vec = 0;
+	else if (is_first)
+		*vec = t->vec;
+	return is_exit(t) && (is_first || !t->vec || t->in.has_mem);
+}
+
+static void find_recipes(struct tr_compiler *x)
+{
+	struct memory m = { .recipe = 0 };
+	uint8_t vec = 0;
+
+	for (unsigned k = 0; k < x->n; k++) {
+		struct tr_insn *t = &x->insn[k];
+
+		if (is_exit_here(t, &vec) && m.recipe == TR_LOST) {
+			t->spill = true;
+			/* Those that fault without a probe put RFLAGS away on their way out only. */
+			if (t->in.has_mem || (t->kind != TK_X87 && !t->may_fault))
+				m.recipe = 0;
+		}
+		t->recipe = m.recipe == TR_LOST ? 0 : m.recipe;
+		if (!keeps_host(t))
+			m.in_host = false;
+		if (t->kind == TK_ONE || t->kind == TK_BAIL) {
+			m.recipe = 0;
+			continue;
+		}
+		/* A comparison of what it writes itself (SUB) is of the values after it. */
+		if (!t->touch && written_by(t) & registers_of(x->k, m.recipe))
+			m.recipe = TR_LOST;
+		if (t->touch)
+			remember(x, t, &m);
+	}
+	x->end_recipe = m.recipe;
+}
+
+/* The recipe @id for blocks that change the registers @changed: with those kept aside. */
+static uint32_t kept_aside(struct translator *k, uint32_t id, uint32_t changed)
+{
+	struct tr_recipe r;
+
+	if (!id || id == TR_LOST || !(registers_of(k, id) & changed))
+		return id;
+	r = k->recipe[id];
+	if (r.base && registers_of(k, r.base) & changed)
+		return TR_LOST;
+	if (r.op != TR_VALUE && changed >> r.reg & 1)
+		r.reg = TR_KEPT;
+	if (r.src != TR_IMM && changed >> r.src & 1)
+		r.src = TR_KEPT + 1;
+	return number_of(k, &r);
+}
+
+/*
+ * What has to be done at the ends. A block that overwrites the flags before anybody can look takes anything (and is not left before
+ * it has: see tr_stale()); one that may be left is told a recipe, or gets the flags.
+ */
+static void settle_edges(struct tr_compiler *x)
+{
+	bool told[2];
+	uint32_t changed = 0;
+
+	for (unsigned i = 0; i < 2; i++) {
+		told[i] = x->edge_shown[i] && !(x->edge_live[i] & ~TF_C);
+		changed |= told[i] ? x->found[i].changed : 0;
+	}
+	x->mark = kept_aside(x->k, x->end_recipe, changed);
+	for (unsigned i = 0; i < 2; i++) {
+		x->edge_mark[i] = told[i] && x->mark && x->mark != TR_LOST;
+		if (x->edge_shown[i] && (!told[i] || x->mark == TR_LOST))
+			x->edge_live[i] = TF_ALL;
+	}
+}
+
+void tr_flags_plan(struct tr_compiler *x)
+{
+	find_shown(x);
+	find_recipes(x);
+	settle_edges(x);
+}
+
+/* ---- emission ----------------------------------------------------------------------------------------------------------------------------------- */
+
+/* Which recipe holds, for tr_settle(). No flag is touched. */
+void tr_flags_tell(struct tr_compiler *x, uint32_t recipe)
+{
+	struct tr_enc q = { .opcode = 0xc7, .rm = RM_VCPU(tr_flags), .n_imm = 4 };
+
+	if (!recipe)
+		return;
+	memcpy(q.imm, &recipe, 4);
+	e_put(&x->e, &q);
+}
+
+static void keep_aside(struct tr_compiler *x, unsigned from, unsigned to)
+{
+	if (to >= TR_KEPT && to != TR_IMM)
+		e_store(&x->e, rm_gs(offsetof(struct vcpu, tr_kept) + 8 * (to - TR_KEPT)), tr_reg(x, from, HR_11));
+}
+
+static void put_mark(struct tr_compiler *x)
+{
+	const struct tr_recipe *from = &x->k->recipe[x->end_recipe], *to = &x->k->recipe[x->mark];
+	struct tr_enc q = { .opcode = 0xc7, .rm = RM_VCPU(cc_recipe), .n_imm = 4 };
+
+	keep_aside(x, from->reg, to->reg);
+	keep_aside(x, from->src, to->src);
+
+	memcpy(q.imm, &x->mark, 4);
+	e_put(&x->e, &q);
+}
+
+void tr_flags_mark(struct tr_compiler *x)
+{
+	if ((x->edge_mark[0] || x->edge_mark[1]) && !x->mem_exact && !x->is_marked)
+		put_mark(x);
+	x->is_marked = true;
+}
+
+/* Before @k, whose flags the mark will stand for: so that comparison and branch stay neighbours. */
+void tr_flags_mark_early(struct tr_compiler *x, unsigned k)
+{
+	const struct tr_insn *t = &x->insn[k];
+
+	bool is_kept = x->mark != x->end_recipe, before = t->in.op == I_CMP || t->in.op == I_TEST;
+
+	if (is_kept && !before)
+		return;
+	if (k + 2 == x->n && x->insn[k + 1].kind == TK_JCC && t->kind == TK_PLAIN && t->touch && t->kill == TF_ALL && !t->need && !is_exit(t)) {
+		x->mem_exact = false;
+		tr_flags_mark(x);
+	}
+}
