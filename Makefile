@@ -46,6 +46,7 @@ stress: all
 	tests/clients/clients_test.sh $(abspath $(GUESTWARD)) $(abspath $(CACHE)) $(abspath tests/clients) all
 
 bench: all
+	$(BUILD)/bench/bench-exits
 	$(BUILD)/bench/bench-monitor
 	$(BUILD)/bench/bench-private
 	bench/run

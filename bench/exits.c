@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The two round trips between a client and its guest, in nanoseconds: KVM_RUN to a port-I/O exit and back, and an irqfd's write
- * to the first instruction of the handler in a vCPU that runs. One line a number, "name value unit".
+ * to the first instruction of the handler in a vCPU that runs. One line a number, "name value unit", and what must be.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -109,7 +109,7 @@ static void port_io(const char *name)
 		start = clock_ns() - start;
 		best = start < best ? start : best;
 	}
-	printf("%s %.0f ns\n", name, (double)best / (RUNS / 5));
+	printf("%s %.0f ns (must: 1000)\n", name, (double)best / (RUNS / 5));
 }
 
 /* ---- irqfd --------------------------------------------------------------------------------------------------------------- */
@@ -177,8 +177,8 @@ static void irqfd(void)
 	pthread_join(t, NULL);
 	run->immediate_exit = 0;
 	qsort(took, n, sizeof(took[0]), compare);
-	printf("irqfd_to_handler_median %.0f ns\n", (double)took[n / 2] * ns_per_tick);
-	printf("irqfd_to_handler_99 %.0f ns\n", (double)took[n * 99 / 100] * ns_per_tick);
+	printf("irqfd_to_handler_median %.0f ns (must: 100000)\n", (double)took[n / 2] * ns_per_tick);
+	printf("irqfd_to_handler_99 %.0f ns (must: 100000)\n", (double)took[n * 99 / 100] * ns_per_tick);
 }
 
 int main(int argc, char **argv)
