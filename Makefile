@@ -28,21 +28,26 @@ run: all
 # The tests that boot a kernel want it there, and those with real clients want QEMU and Xen's xen-access; without a network they
 # are skipped, and say so.
 CLIENT_PACKAGES = qemu-system-x86 seabios ovmf e2fsprogs grub-common grub-pc-bin grub-efi-amd64-bin xorriso mtools \
-	xen-utils-4.17 libxen-dev
+	xen-utils-4.17 libxen-dev mmdebstrap
 test: all
 	-tools/install-deps $(CLIENT_PACKAGES)
 	-tools/fetch-kernel linux-image-cloud-amd64
 	-tools/fetch-kernel linux-image-amd64
 	-tools/fetch-headers linux-image-cloud-amd64
+	-tools/fetch-debian
 	meson test -C $(BUILD) --print-errorlogs
 
 # The long hunts: every stress-* target of the build, then every machine type, interrupt controller, CPU model and firmware QEMU
 # can be asked for. Hours on two CPUs.
 stress: all
-	ninja -C $(BUILD) -j1 $$(ninja -C $(BUILD) -t targets all | sed -n 's/^\(stress-[a-z]*\):.*/\1/p')
 	tools/install-deps $(CLIENT_PACKAGES)
 	tools/fetch-kernel linux-image-cloud-amd64
 	tools/fetch-kernel linux-image-amd64
+	-tools/fetch-kernel linux-image-6.12-cloud-amd64
+	-tools/fetch-headers linux-image-cloud-amd64
+	-tools/fetch-headers linux-image-6.12-cloud-amd64
+	-tools/fetch-debian
+	ninja -C $(BUILD) -j1 $$(ninja -C $(BUILD) -t targets all | sed -n 's/^\(stress-[a-z]*\):.*/\1/p')
 	tests/clients/clients_test.sh $(abspath $(GUESTWARD)) $(abspath $(CACHE)) $(abspath tests/clients) all
 
 bench: all

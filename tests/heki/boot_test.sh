@@ -31,6 +31,10 @@ if [ ! -e "$k/kernel" ]; then
 	exit 0
 fi
 
+# What busybox has not: without a static C library its rows say so.
+tool=
+${CC:-cc} -O1 -static -o "$dir/in_guest" "$here/in_guest.c" >/dev/null 2>&1 && tool="--file=$dir/in_guest:/in_guest"
+
 life='t=/sys/kernel/tracing; mount -t tracefs t $t
 for key in kernel/sched_schedstats kernel/bpf_stats_enabled; do echo 1 > /proc/sys/$key; echo 0 > /proc/sys/$key; done; echo static keys
 echo 1 > $t/events/sched/sched_switch/enable; sleep 0.2; echo 0 > $t/events/sched/sched_switch/enable; grep -c sched_switch: $t/trace; echo tracepoint
@@ -39,20 +43,23 @@ echo nop > $t/current_tracer; : > $t/set_ftrace_filter
 echo "p:x do_sys_openat2" > $t/kprobe_events; echo 1 > $t/events/kprobes/x/enable; cat /proc/uptime; echo 0 > $t/events/kprobes/x/enable
 grep -q "x: (do_sys" $t/trace && echo kprobe
 rmmod virtio_rng && insmod /lib/modules/virtio_rng.ko && echo module
+if [ -e /in_guest ]; then /in_guest filter 20; else echo filters filter; fi
 dmesg | grep -iE "oops|kernel bug|soft lockup"; echo alive'
-boot --protect=heki -- sh -c "$life"
-check 'locked: static keys, tracepoints, function tracer, kprobe and modules work' 0 $? 'static keys' '^tracepoint' 'function tracer' '^kprobe' \
-	'^module' '^alive' 'kernel locked' 'denied: 0 writes, 0 executions' 'patched [1-9]' '!soft lockup|[Oo]ops'
+# shellcheck disable=SC2086
+boot --protect=heki $tool -- sh -c "$life"
+check 'locked: static keys, tracepoints, function tracer, kprobe, modules and BPF filters work' 0 $? 'static keys' '^tracepoint' 'function tracer' \
+	'^kprobe' '^module' 'filters filter' '^alive' 'kernel locked' 'denied: 0 writes, 0 executions' 'patched [1-9]' '!soft lockup|[Oo]ops'
 if [ "$suite" != quick ]; then
-boot --protect=heki,mirrored -- sh -c "$life"
+boot --protect=heki,mirrored $tool -- sh -c "$life"
 check 'the same under mirrored' 0 $? '^alive' 'function tracer' '^module' 'denied: 0 writes, 0 executions'
 boot --protect=heki --cpus=2 -- sh -c 'c=/sys/devices/system/cpu/cpu1/online; for i in 1 2; do echo 0 > $c; echo 1 > $c; done; echo cpus $(grep -c ^processor /proc/cpuinfo)'
 check 'a CPU goes off and comes back while pins hold' 0 $? 'cpus 2' 'kernel locked' 'register writes' 'denied: 0 writes, 0 executions, 0 reads, 0 by walks, 0 by the hypervisor, 0 register'
 fi
 new='rmmod virtio_rng; insmod /lib/modules/virtio_rng.ko'
-boot --protect=heki,frozen -- sh -c "$life"
+# shellcheck disable=SC2086
+boot --protect=heki,frozen $tool -- sh -c "$life"
 check 'frozen: what is there can be patched and traced; a kprobe and a module are refused, and nothing hangs' 0 $? 'static keys' '^tracepoint' \
-	'Operation not permitted' '^alive' '!^module|^kprobe' 'sealed 0,' '!soft lockup|[Oo]ops'
+	'Operation not permitted' 'filters filter' '^alive' '!^module|^kprobe' 'sealed 0,' '!soft lockup|[Oo]ops'
 if [ "$suite" != quick ]; then
 boot --protect=heki,frozen,lock-at=init -- sh -c 'lsmod; echo alive'
 check 'frozen from the first program on: the modules of the initrd fail at once, not for ever' 0 $? 'Operation not permitted' '^alive' 'sealed 0,'
@@ -63,6 +70,15 @@ check 'lock-at=seconds: not before' 0 $? '^loaded' 'never ready'
 boot --protect=heki,frozen --on-denial=stop -- sh -c "$new; echo alive"
 check 'on-denial=stop ends the machine there' 3 $? 'stopped at a denied access' '!^alive'
 boot -- sh -c 'echo alive'; check 'nothing is asked for, nothing is told' 0 $? '^alive' '!heki'
+boot --protect=heki -- reboot -f; check 'a reset by the guest ends the machine as without protection' 4 $? 'the guest reset the machine' 'kernel locked'
+if [ "$tool" ]; then
+	boot --memory=768 "$tool" --file="$k/kernel:/vmlinuz" -- /in_guest kexec /vmlinuz 'console=ttyS0 panic=-1'
+	check 'kexec starts another kernel without protection' 4 $? 'kexec: loaded' 'Unable to mount root'
+	boot --memory=768 "$tool" --protect=heki --file="$k/kernel:/vmlinuz" -- /in_guest kexec /vmlinuz 'console=ttyS0 panic=-1'
+	check 'and with it ends at the first pin: reported, no other kernel' 3 $? 'kexec: loaded' 'denied: CPU 0: write of [0-9a-f]* to CR0' '!Unable to mount'
+	boot --memory=768 "$tool" --protect=heki,frozen --file="$k/kernel:/vmlinuz" -- /in_guest kexec /vmlinuz 'console=ttyS0 panic=-1'
+	check 'under frozen at the first instruction of its own' 3 $? 'kexec: loaded' 'denied: CPU 0: execution' '!Unable to mount'
+fi
 boot --protect=heki,lock-at=exec: -- true; check 'a moment without a name is refused' 2 $? 'lock-at'
 boot --protect=heki,nonsense -- true; check 'an unknown word is refused' 2 $? 'nonsense'
 boot --protect=sgx -- true; check 'so is an unknown protection' 2 $? 'does not know'
