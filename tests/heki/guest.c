@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -200,6 +201,28 @@ struct gw_heki_counters guest_counters(struct guest *g)
 
 	assert_int_equal(rig_ioctl(g->rig.vm, GW_HEKI_COUNTERS, &c), 0);
 	return c;
+}
+
+uint64_t guest_stat(struct guest *g, const char *name)
+{
+	struct { struct kvm_stats_desc d; char name[64]; } row;
+	int fd = (int)rig_ioctl_n(g->rig.vcpu, KVM_GET_STATS_FD, 0);
+	struct kvm_stats_header h;
+	uint64_t v = ~0ull;
+
+	assert_true(fd >= 0);
+	assert_int_equal(pread(fd, &h, sizeof(h), 0), sizeof(h));
+	assert_true(h.name_size <= sizeof(row.name));
+	for (unsigned i = 0; i < h.num_desc && v == ~0ull; i++) {
+		size_t size = sizeof(row.d) + h.name_size;
+
+		assert_int_equal(pread(fd, &row, size, (off_t)(h.desc_offset + i * size)), size);
+		if (!strcmp(row.name, name))
+			assert_int_equal(pread(fd, &v, 8, (off_t)h.data_offset + row.d.offset), 8);
+	}
+	assert_true(v != ~0ull);
+	close(fd);
+	return v;
 }
 
 struct gw_heki_event guest_event(struct guest *g)

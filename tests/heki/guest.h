@@ -62,6 +62,8 @@ void guest_set_sregs(struct guest *g, const struct kvm_sregs *s);
 void guest_protect(struct guest *g, uint64_t gpa, uint64_t size, uint64_t attributes);	/* NR, NW, NX and what else */
 void guest_enable(struct guest *g, unsigned cap, uint64_t arg);
 struct gw_heki_counters guest_counters(struct guest *g);
+/* A counter of the vCPU, by its name in KVM_GET_STATS_FD. */
+uint64_t guest_stat(struct guest *g, const char *name);
 /* The last event. */
 struct gw_heki_event guest_event(struct guest *g);
 

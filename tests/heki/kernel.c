@@ -51,16 +51,22 @@ static void make_image(struct guest *g)
 	}
 }
 
-void kernel_open(struct guest *g, const struct gw_heki_policy *p)
+void kernel_open_unlocked(struct guest *g)
 {
-	struct gw_heki_policy policy = p ? *p : (struct gw_heki_policy){ 0 };
 	struct { uint32_t n, pad; struct kvm_msr_entry e; } msr = { .n = 1, .e = { .index = LSTAR, .data = K_IMAGE } };
 
 	guest_open(g);
 	make_image(g);
+	assert_int_equal(rig_ioctl(g->rig.vcpu, KVM_SET_MSRS, &msr), 1);
+}
+
+void kernel_open(struct guest *g, const struct gw_heki_policy *p)
+{
+	struct gw_heki_policy policy = p ? *p : (struct gw_heki_policy){ 0 };
+
+	kernel_open_unlocked(g);
 	policy.flags |= GW_HEKI_POLICY_UNASSISTED;
 	assert_int_equal(rig_ioctl(g->rig.vm, GW_HEKI_SET_POLICY, &policy), 0);
-	assert_int_equal(rig_ioctl(g->rig.vcpu, KVM_SET_MSRS, &msr), 1);
 }
 
 void kernel_lock(struct guest *g)
