@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "cpu/block.h"
 #include "cpu/host/fpu.h"
 #include "cpu/host/signal.h"
 #include "cpu/op.h"
@@ -100,6 +101,31 @@ void bare_user_mode(struct vcpu *c, bool is_64)
 	c->seg[SEG_GS].base = DIFF_GS_BASE;
 	c->seg[SEG_TR].limit = 0;	/* no I/O bitmap */
 	cpu_state_changed(c);
+}
+
+void bare_kernel_mode(struct vcpu *c)
+{
+	bare_user_mode(c, true);
+	for (unsigned n = SEG_ES; n <= SEG_DS; n++) {
+		c->seg[n].dpl = 0;
+		c->seg[n].sel = n == SEG_CS ? 0x10 : 0x18;
+	}
+	cpu_state_changed(c);
+}
+
+void bare_step_alone(struct vcpu *c)
+{
+	const struct cpu_op *o;
+
+	c->alone_wanted = false;
+	c->alone = true;
+	c->io.n_done = c->io.n_write = 0;
+	o = cpu_block_alone(c);
+	if (o) {
+		c->stop = false;
+		o->fn(c, o);
+	}
+	c->alone = false;
 }
 
 static int new_vm(struct bare *b)

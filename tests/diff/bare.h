@@ -32,5 +32,9 @@ void bare_table(struct bare *b, uint32_t table, uint64_t la);
 
 /* As Linux runs user code, at CPL 3: 64-bit, or compatibility mode. GS.base is DIFF_GS_BASE. */
 void bare_user_mode(struct vcpu *c, bool is_64);
+/* 64-bit code at CPL 0. */
+void bare_kernel_mode(struct vcpu *c);
+/* The instruction at c->rip by itself, as the dispatcher executes what is special. Inside acc_enter() and the rest. */
+void bare_step_alone(struct vcpu *c);
 
 #endif

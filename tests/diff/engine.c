@@ -126,21 +126,6 @@ static void step_block(void)
 	b->op[0].fn(c, b->op);
 }
 
-static void step_alone(void)
-{
-	const struct cpu_op *o;
-
-	c->alone_wanted = false;
-	c->alone = true;
-	c->io.n_done = c->io.n_write = 0;
-	o = cpu_block_alone(c);
-	if (o) {
-		c->stop = false;
-		o->fn(c, o);
-	}
-	c->alone = false;
-}
-
 static bool step(bool alone)
 {
 	struct cpu_signal_guard guard;
@@ -155,11 +140,11 @@ static bool step(bool alone)
 	if (sigsetjmp(guard.recover, 0) == 0) {
 		cpu_signal_guard_enter(&guard, c);
 		if (alone)
-			step_alone();
+			bare_step_alone(c);
 		else
 			step_block();
 		if (c->alone_wanted)
-			step_alone();
+			bare_step_alone(c);
 	} else {
 		ok = false;
 	}

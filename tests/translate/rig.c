@@ -117,22 +117,6 @@ static void load(struct rig *g, const struct rig_program *p)
 		abort();
 }
 
-static void alone(struct vcpu *c)
-{
-	const struct cpu_op *o;
-
-	c->alone_wanted = false;
-	c->alone = true;
-	c->io.n_done = c->io.n_write = 0;
-	o = cpu_block_alone(c);
-	if (o) {
-		c->stop = false;
-		o->fn(c, o);
-	}
-	c->alone = false;
-	c->stats.insns++;
-}
-
 static void block(struct vcpu *c)
 {
 	struct cpu_block *b = cpu_block_get(c);
@@ -160,10 +144,12 @@ static bool slice(struct rig *g, uint64_t insns)
 		cpu_signal_guard_enter(&guard, c);
 		while (c->stats.insns < c->poll_at && !c->ev.exception.pending && c->exit == CPU_RUNNING) {
 			c->stop = false;
-			if (c->alone_wanted)
-				alone(c);
-			else
+			if (c->alone_wanted) {
+				bare_step_alone(c);
+				c->stats.insns++;
+			} else {
 				block(c);
+			}
 		}
 	} else {
 		ok = false;
