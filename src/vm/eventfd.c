@@ -3,8 +3,9 @@
  * irqfds and ioeventfds. irqfds are waited for by one thread per VM, made with the first of them; ioeventfds are written by
  * the vCPU's thread in place of an exit.
  *
- * We hold duplicates of the client's eventfds: closing its descriptor does not take the interrupt away. Two descriptors are
- * the same eventfd when /proc says the same eventfd-id.
+ * We hold duplicates of the client's eventfds. An irqfd goes when the last descriptor that is not ours is closed, in this process
+ * or another, as in the kernel, within a second or two (irqfd_close.c). Two descriptors are the same eventfd when /proc says the
+ * same eventfd-id.
  *
  * The thread knows an irqfd by number, never by pointer, and looks it up under io_lock: it may be gone.
  */
@@ -36,7 +37,8 @@ struct vm_irqfd {
 	struct vm_irqfd *next;
 	uint64_t number;
 	int64_t id;
-	int fd;
+	int fd;				/* our duplicate; -1: given away, only another process has the eventfd */
+	int client_fd;			/* where the client had it last */
 	uint32_t gsi;
 	bool is_resample;
 };
@@ -48,8 +50,10 @@ struct vm_resampler {
 	int fd;
 };
 
+#define SWEEP_MS	1000	/* how often to look for irqfds whose eventfd is gone */
+
 /* -EBADF no descriptor, -EINVAL no eventfd, else its identity. Any VM may use an eventfd, so it is the process's business. */
-static int64_t eventfd_id(int fd)
+int64_t vm_eventfd_id(int fd)
 {
 	char path[48], line[128];
 	long long id = -EINVAL;
@@ -142,21 +146,32 @@ static void handle(struct vm *vm, uint64_t number)
 	for (struct vm_irqfd *f = vm->irqfds; f; f = f->next) {
 		if (f->number != number)
 			continue;
-		if (consume(f->fd))
+		if (f->fd < 0 || consume(f->fd))
 			fire(vm, f);
 		break;
 	}
 	pthread_mutex_unlock(&vm->io_lock);
 }
 
+static void sweep(struct vm *vm);
+
 static void *thread_main(void *opaque)
 {
 	struct vm *vm = opaque;
 	struct epoll_event ev[16];
+	time_t swept = 0;
 
 	for (;;) {
-		int n = epoll_wait(vm->epoll_fd, ev, 16, -1);
+		int n = epoll_wait(vm->epoll_fd, ev, 16, SWEEP_MS);
+		struct timespec now;
 
+		clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+		if (now.tv_sec != swept) {
+			swept = now.tv_sec;
+			pthread_mutex_lock(&vm->io_lock);
+			sweep(vm);
+			pthread_mutex_unlock(&vm->io_lock);
+		}
 		if (n < 0 && errno != EINTR)
 			return NULL;
 		for (int i = 0; i < n; i++) {
@@ -207,7 +222,7 @@ close_fds:
 static int add_resampler(struct vm *vm, const struct vm_irqfd *f, int resamplefd)
 {
 	struct vm_resampler *r;
-	int64_t id = eventfd_id(resamplefd);
+	int64_t id = vm_eventfd_id(resamplefd);
 	int err;
 
 	if (id < 0)
@@ -217,9 +232,9 @@ static int add_resampler(struct vm *vm, const struct vm_irqfd *f, int resamplefd
 		return -ENOMEM;
 	r->number = f->number;
 	r->gsi = f->gsi;
-	r->fd = fcntl(resamplefd, F_DUPFD_CLOEXEC, 0);
+	r->fd = vm_ours_dup(resamplefd);
 	if (r->fd < 0) {
-		err = -errno;
+		err = r->fd;
 		free(r);
 		return err;
 	}
@@ -247,7 +262,7 @@ static void remove_resampler(struct vm *vm, uint64_t number)
 	if (!r)
 		return;
 	dev_irq_set_resample(vm->irqchip, r->gsi, -1);
-	close(r->fd);
+	vm_ours_close(r->fd);
 	free(r);
 }
 
@@ -269,10 +284,43 @@ static void irqfd_free(struct vm *vm, struct vm_irqfd *f)
 {
 	if (f->is_resample)
 		remove_resampler(vm, f->number);
-	epoll_ctl(vm->epoll_fd, EPOLL_CTL_DEL, f->fd, NULL);
 	busy_remove(f->id);
-	close(f->fd);
+	if (f->fd >= 0) {
+		epoll_ctl(vm->epoll_fd, EPOLL_CTL_DEL, f->fd, NULL);
+		vm_ours_close(f->fd);
+	}
 	free(f);
+}
+
+/*
+ * Is anybody left who could signal it? When this process has no descriptor of its own any more, ours is closed, and epoll keeps the
+ * eventfd while another process has it; from then on events are edges, because nobody here can take the count.
+ */
+static bool is_left(struct vm *vm, struct vm_irqfd *f)
+{
+	struct epoll_event ev = { .events = EPOLLIN | EPOLLET, .data.u64 = f->number };
+
+	if (f->fd >= 0) {
+		if (vm_ours_has_client(f->fd, &f->client_fd) || epoll_ctl(vm->epoll_fd, EPOLL_CTL_MOD, f->fd, &ev))
+			return true;
+		vm_ours_close(f->fd);
+		f->fd = -1;
+	}
+	return vm_epoll_has(vm->epoll_fd, f->number);
+}
+
+/* With io_lock held. */
+static void sweep(struct vm *vm)
+{
+	for (struct vm_irqfd **p = &vm->irqfds, *f; (f = *p);) {
+		if (is_left(vm, f)) {
+			p = &f->next;
+			continue;
+		}
+		gw_trace(irqfd, -1, 0, f->gsi, -ENOENT);
+		*p = f->next;
+		irqfd_free(vm, f);
+	}
 }
 
 /* With io_lock held. */
@@ -287,12 +335,18 @@ static int irqfd_assign(struct vm *vm, const struct kvm_irqfd *args, int64_t id)
 	f->id = id;
 	f->gsi = args->gsi;
 	f->number = ++vm->next_irqfd;
+	f->client_fd = (int)args->fd;
 	err = busy_add(id);
+	if (err == -EBUSY) {
+		/* Perhaps the name of one that is gone, and nobody has looked yet. */
+		sweep(vm);
+		err = busy_add(id);
+	}
 	if (err)
 		goto free_f;
-	f->fd = fcntl((int)args->fd, F_DUPFD_CLOEXEC, 0);
+	f->fd = vm_ours_dup((int)args->fd);
 	if (f->fd < 0) {
-		err = -errno;
+		err = f->fd;
 		goto not_busy;
 	}
 	if (args->flags & KVM_IRQFD_FLAG_RESAMPLE) {
@@ -312,7 +366,7 @@ static int irqfd_assign(struct vm *vm, const struct kvm_irqfd *args, int64_t id)
 no_resampler:
 	remove_resampler(vm, f->number);
 close_fd:
-	close(f->fd);
+	vm_ours_close(f->fd);
 not_busy:
 	busy_remove(id);
 free_f:
@@ -347,7 +401,7 @@ int vm_irqfd(struct vm *vm, const struct kvm_irqfd *args)
 	if (!(args->flags & KVM_IRQFD_FLAG_DEASSIGN) &&
 	    (!chip || (args->flags & KVM_IRQFD_FLAG_RESAMPLE && dev_irqchip_mode(chip) != DEV_IRQCHIP_FULL)))
 		return -EINVAL;
-	id = eventfd_id((int)args->fd);
+	id = vm_eventfd_id((int)args->fd);
 	if (id < 0)
 		return (int)id;
 	pthread_mutex_lock(&vm->io_lock);
@@ -379,9 +433,9 @@ static int ioeventfd_assign(struct vm *vm, const struct vm_ioeventfd *want, int 
 	if (!e)
 		return -ENOMEM;
 	*e = *want;
-	e->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	e->fd = vm_ours_dup(fd);
 	if (e->fd < 0) {
-		err = -errno;
+		err = e->fd;
 		free(e);
 		return err;
 	}
@@ -398,7 +452,7 @@ static int ioeventfd_deassign(struct vm *vm, const struct vm_ioeventfd *want)
 		    e->is_wildcard != want->is_wildcard || (!e->is_wildcard && e->datamatch != want->datamatch))
 			continue;
 		*p = e->next;
-		close(e->fd);
+		vm_ours_close(e->fd);
 		free(e);
 		atomic_fetch_sub(&vm->n_ioeventfds, 1);
 		return 0;
@@ -423,7 +477,7 @@ int vm_ioeventfd(struct vm *vm, const struct kvm_ioeventfd *args)
 		return -EINVAL;
 	if (!args->len && args->flags & KVM_IOEVENTFD_FLAG_DATAMATCH)
 		return -EINVAL;
-	want.id = eventfd_id(args->fd);
+	want.id = vm_eventfd_id(args->fd);
 	if (want.id < 0)
 		return (int)want.id;
 	pthread_mutex_lock(&vm->io_lock);
@@ -474,7 +528,7 @@ void vm_eventfd_end(struct vm *vm)
 	}
 	for (struct vm_ioeventfd *e; (e = vm->ioeventfds);) {
 		vm->ioeventfds = e->next;
-		close(e->fd);
+		vm_ours_close(e->fd);
 		free(e);
 	}
 	if (vm->has_epoll_thread) {

@@ -339,6 +339,17 @@ int vm_ioeventfd(struct vm *vm, const struct kvm_ioeventfd *args);
 bool vm_ioeventfd_write(struct vm *vm, bool pio, uint64_t addr, unsigned len, const void *data);
 void vm_eoi_ack(struct vm *vm, uint32_t gsi);
 void vm_eventfd_end(struct vm *vm);
+int64_t vm_eventfd_id(int fd);	/* -EBADF, -EINVAL no eventfd, -ENOMEM */
+
+/* ---- irqfd_close.c ----------------------------------------------------------------------------------------------- */
+
+/* Duplicates of the client's descriptors, known as ours. dup: -errno. */
+int vm_ours_dup(int fd);
+void vm_ours_close(int fd);
+/* Does a descriptor that is not ours lead to the file of @fd? *hint: where to look first, and where it was found. True if unknown. */
+bool vm_ours_has_client(int fd, int *hint);
+/* Is something registered with @data? True if unknown. */
+bool vm_epoll_has(int epoll_fd, uint64_t data);
 
 /* ---- coalesced.c ------------------------------------------------------------------------------------------------- */
 
