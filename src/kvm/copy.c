@@ -16,11 +16,24 @@
 
 static _Atomic bool is_forbidden;
 
+/* Asked once a process: a system call that every copy would make otherwise. High half: which fork it is of, and 1. */
+static pid_t own_pid(void)
+{
+	static _Atomic uint64_t known;
+	uint64_t of = (uint64_t)vm_fork_generation() + 1, k = atomic_load_explicit(&known, memory_order_relaxed);
+
+	if (unlikely(k >> 32 != (uint32_t)of)) {
+		k = of << 32 | (uint32_t)getpid();
+		atomic_store_explicit(&known, k, memory_order_relaxed);
+	}
+	return (pid_t)(uint32_t)k;
+}
+
 static ssize_t vm_copy(bool in, void *ours, uint64_t theirs, size_t n)
 {
 	struct iovec local = { ours, n }, remote = { (void *)(uintptr_t)theirs, n };
 
-	return in ? process_vm_readv(getpid(), &local, 1, &remote, 1, 0) : process_vm_writev(getpid(), &local, 1, &remote, 1, 0);
+	return in ? process_vm_readv(own_pid(), &local, 1, &remote, 1, 0) : process_vm_writev(own_pid(), &local, 1, &remote, 1, 0);
 }
 
 /* A pipe per call: rare, and no lock to be held across a fork. */
