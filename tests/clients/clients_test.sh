@@ -106,8 +106,8 @@ fresh_disk() {
 }
 DISK_SUM=$(seq 1 20000 | md5sum | cut -c1-32)
 
-# qemu OPTION...: to $dir/out. $append goes to the kernel's command line.
-append=
+# qemu OPTION...: to $dir/out. $append goes to the kernel's command line, $accel says more about the accelerator.
+append= accel=
 qemu() {
 	# shellcheck disable=SC2086
 	set -- -kernel "$k/kernel" -initrd "$dir/initrd" -append "$line $append" "$@"
@@ -116,7 +116,7 @@ qemu() {
 bare_qemu() {
 	: >"$dir/log"
 	# shellcheck disable=SC2086
-	timeout -k 3 "${LIMIT:-180}" "$gw" run --log="$dir/log" -- $QEMU -accel kvm -nodefaults -m 256 -display none \
+	timeout -k 3 "${LIMIT:-180}" "$gw" run --log="$dir/log" -- $QEMU -accel kvm$accel -nodefaults -m 256 -display none \
 		-serial stdio "$@" </dev/null >"$dir/out" 2>&1
 }
 is_wanted() { case $1 in *${ROWS:-}*) return 0 ;; esac; return 1; }
@@ -205,14 +205,15 @@ all_rows() {
 
 # ---- a running machine, by its monitor -------------------------------------------------------------------------------------
 
-# start NAME OPTION...: in the background, its monitor on fifos, its output in $dir/out
+# start OPTION...: in the background, its monitor on fifos, its output in $dir/out
+starter=
 start() {
 	rm -f "$dir/mon.in" "$dir/mon.out"
 	mkfifo "$dir/mon.in" "$dir/mon.out"
 	: >"$dir/out"
 	cat "$dir/mon.out" >"$dir/monitor" &
 	pids="$pids $!"
-	qemu -chardev "pipe,id=mon,path=$dir/mon" -mon chardev=mon "$@" &
+	${starter:-qemu} -chardev "pipe,id=mon,path=$dir/mon" -mon chardev=mon "$@" &
 	running=$!
 	exec 3>"$dir/mon.in"
 }
@@ -227,16 +228,24 @@ stop() {
 }
 counted() { grep -a 'GUEST count=' "$dir/out" | tail -n 1 | tr -d '\r' | sed 's/.*=//'; }
 
-check_reset() {
+# disk_of MACHINE: which device a disk is
+disk_of() { [ "$1" = microvm ] && echo virtio-blk-device || echo virtio-blk-pci; }
+
+reset_on() { # MACHINE
 	append='test.then=wait'
-	start -machine pc -cpu host -smp 2
+	start -machine "$1" -cpu host -smp 2
 	bad=
 	wait_for 'GUEST waits' 60 || bad='the guest did not come up'
 	monitor system_reset
 	for i in $(seq 1 600); do [ "$(grep -ac 'GUEST waits' "$dir/out")" = 2 ] && break; sleep 0.1; done
 	[ "$(grep -ac 'GUEST waits' "$dir/out")" = 2 ] || bad=${bad:-'the guest did not come up again'}
 	stop >"$dir/end"
-	say 'system_reset starts the guest again' "${bad:-$(cat "$dir/end")}"
+	say "system_reset starts the guest again, $1" "${bad:-$(cat "$dir/end")}"
+	append=
+}
+
+check_reset() {
+	for m in pc q35 microvm; do reset_on $m; done
 	append='test.then=reset'
 	qemu -machine q35 -cpu host -no-reboot
 	status=$?
@@ -245,10 +254,10 @@ check_reset() {
 	append=
 }
 
-check_snapshot() {
+snapshot_on() { # MACHINE
 	fresh_disk
 	append='test.then=count test.to=2000'
-	start -machine pc -cpu host -smp 2 -drive "if=virtio,format=raw,file=$dir/disk,snapshot=on"
+	start -machine "$1" -cpu host -smp 2 -drive "if=none,id=d,format=raw,file=$dir/disk,snapshot=on" -device "$(disk_of "$1"),drive=d"
 	bad=
 	wait_for 'GUEST count=20' 60 || bad='the guest did not come up'
 	monitor 'savevm one'
@@ -260,21 +269,23 @@ check_snapshot() {
 	for i in $(seq 1 300); do [ "$(grep -ac 'GUEST count=100' "$dir/out")" = 2 ] && break; sleep 0.1; done
 	[ "$(grep -ac 'GUEST count=100' "$dir/out")" = 2 ] || bad=${bad:-"after loadvm at $before the guest is at $(counted)"}
 	stop >"$dir/end"
-	say 'savevm and loadvm go back in time' "${bad:-$(cat "$dir/end")}"
+	say "savevm and loadvm go back in time, $1" "${bad:-$(cat "$dir/end")}"
 	append=
 }
+check_snapshot() { for m in pc q35 microvm; do snapshot_on $m; done; }
 
-check_migration() {
-	append='test.then=count test.to=2000'
-	start -machine q35 -cpu host -smp 2
+migrate_on() { # MACHINE ACCELERATOR-OPTION...: dirty pages are told by bitmaps, or by rings of that size
+	append='test.then=count test.to=2000' accel=${2:-}
+	start -machine "$1" -cpu host -smp 2
 	bad=
 	wait_for 'GUEST count=20' 60 || bad='the guest did not come up'
+	rm -f "$dir/mon2.in" "$dir/mon2.out" "$dir/out2" "$dir/migrate"
 	mkfifo "$dir/mon2.in" "$dir/mon2.out"
 	cat "$dir/mon2.out" >"$dir/monitor2" &
 	pids="$pids $!"
 	# shellcheck disable=SC2086
-	timeout -k 3 60 "$gw" run --log="$dir/log2" -- $QEMU -accel kvm -nodefaults -m 256 -display none \
-		-kernel "$k/kernel" -initrd "$dir/initrd" -append "$line $append" -machine q35 -cpu host -smp 2 \
+	timeout -k 3 "${LIMIT:-180}" "$gw" run --log="$dir/log2" -- $QEMU -accel kvm$accel -nodefaults -m 256 -display none \
+		-kernel "$k/kernel" -initrd "$dir/initrd" -append "$line $append" -machine "$1" -cpu host -smp 2 \
 		-serial "file:$dir/out2" -chardev "pipe,id=mon,path=$dir/mon2" -mon chardev=mon -incoming "unix:$dir/migrate" \
 		</dev/null >"$dir/err2" 2>&1 &
 	target=$!
@@ -293,8 +304,37 @@ check_migration() {
 	wait $target
 	stop >"$dir/end"
 	grep -q 'Migration status: completed' "$dir/monitor" || bad=${bad:-"the source did not complete: $(grep -a Migration "$dir/monitor")"}
-	say 'a guest moves to a second QEMU through a unix socket' "${bad:-$(cat "$dir/end")}"
-	append=
+	say "a guest moves to a second QEMU through a unix socket, $1${2:-}" "${bad:-$(cat "$dir/end")}"
+	append= accel=
+}
+check_migration() {
+	for m in pc q35 microvm; do migrate_on $m; done
+	migrate_on q35 ,dirty-ring-size=4096
+}
+
+# Firmware that keeps its variables by SMM, and does not start without. With the vendors' keys it refuses what nobody signed.
+secure='-machine q35,smm=on -global driver=cfi.pflash01,property=secure,value=on -m 512 -smp 2'
+secure_qemu() { # VARIABLES OPTION...
+	cp "/usr/share/OVMF/$1" "$dir/vars"
+	shift
+	# shellcheck disable=SC2086
+	bare_qemu $secure -drive if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.secboot.fd \
+		-drive "if=pflash,format=raw,file=$dir/vars" "$@"
+}
+check_secure() {
+	name='OVMF with SMM starts a guest'
+	if [ ! -e /usr/share/OVMF/OVMF_CODE_4M.secboot.fd ] || [ ! -e "$dir/virtio.iso" ]; then skip "$name" 'no ovmf or no GRUB'; return; fi
+	secure_qemu OVMF_VARS_4M.fd -no-reboot -kernel "$k/kernel" -initrd "$dir/initrd" -append "$line"
+	status=$?
+	[ $status = 0 ] && bad=$(missing 'GUEST cpus=2' 'GUEST done') || bad="exit status $status"
+	say "$name" "$bad"
+	starter='secure_qemu OVMF_VARS_4M.ms.fd'
+	start -cdrom "$dir/virtio.iso"
+	starter= bad=
+	wait_for 'Access Denied' 90 || bad='unsigned GRUB was not refused'
+	has LOADER && bad='unsigned GRUB was started'
+	stop >"$dir/end"
+	say 'OVMF with the keys of vendors refuses a loader without a signature' "${bad:-$(cat "$dir/end")}"
 }
 
 # cell COLUMN: the 9 x 16 points of a character in the first line of a 720 x 400 picture
@@ -329,5 +369,5 @@ case $suite in
 quick) all_rows <"$here/matrix" ;;
 all) awk -v what=all -f "$here/matrix.awk" </dev/null >"$dir/rows"; all_rows <"$dir/rows" ;;
 esac
-for check in reset snapshot migration screen; do is_wanted "check $check" && check_$check; done
+for check in reset snapshot migration screen secure; do is_wanted "check $check" && check_$check; done
 echo "1..$n"
