@@ -21,6 +21,7 @@
 
 #define SHIM_NAME	"libguestward-shim.so"
 #define MAX_PHDRS	512u
+#define MAX_SCRIPTS	5u	/* one behind the other; the kernel has the same limit */
 
 struct run_options {
 	const char *log, *trace, *cpuid;
@@ -84,20 +85,41 @@ static int check_elf(const char *path, int fd, const Elf64_Ehdr *e, struct err *
 	return 0;
 }
 
-/* A script: what stands behind #! is the program. */
-static int check_script(const char *line, struct err *err)
+/* The next word of @line, or an empty one. */
+static const char *word_of(const char *line, char word[256])
 {
-	char interpreter[256];
 	size_t n;
 
-	line += 2;
 	line += strspn(line, " \t");
 	n = strcspn(line, " \t\n");
-	if (!n || n >= sizeof(interpreter))
+	if (n > 255)
+		n = 0;
+	memcpy(word, line, n);
+	word[n] = 0;
+	return line + n;
+}
+
+static int check_program(const char *path, unsigned depth, struct err *err);
+
+/* A script: what stands behind #! is the program, or what env(1) finds for it. */
+static int check_script(const char *path, const char *line, unsigned depth, struct err *err)
+{
+	static char found[PATH_MAX];
+	struct err unused;
+	char interpreter[256], name[256];
+	const char *base;
+
+	if (depth == MAX_SCRIPTS)
+		return err_set(err, "cannot run '%s': %s", path, strerror(ELOOP));
+	line = word_of(line + 2, interpreter);
+	if (!*interpreter)
 		return 0;
-	memcpy(interpreter, line, n);
-	interpreter[n] = 0;
-	return run_check_program(interpreter, err);
+	base = strrchr(interpreter, '/');
+	word_of(line, name);
+	if (!strcmp(base ? base + 1 : interpreter, "env") && *name && *name != '-' && !strchr(name, '=') &&
+	    !run_find_program(name, found, sizeof(found), &unused) && check_program(found, depth + 1, err))
+		return -1;
+	return check_program(interpreter, depth + 1, err);
 }
 
 static bool is_privileged(const struct stat *st)
@@ -105,7 +127,7 @@ static bool is_privileged(const struct stat *st)
 	return (st->st_mode & S_ISUID && st->st_uid != geteuid()) || (st->st_mode & S_ISGID && st->st_gid != getegid());
 }
 
-int run_check_program(const char *path, struct err *err)
+static int check_program(const char *path, unsigned depth, struct err *err)
 {
 	union { Elf64_Ehdr elf; char text[256]; } head;
 	struct stat st;
@@ -124,8 +146,13 @@ int run_check_program(const char *path, struct err *err)
 		ret = check_elf(path, fd, &head.elf, err);
 	close(fd);
 	if (!ret && n > 2 && !memcmp(head.text, "#!", 2))
-		ret = check_script(head.text, err);
+		ret = check_script(path, head.text, depth, err);
 	return ret;
+}
+
+int run_check_program(const char *path, struct err *err)
+{
+	return check_program(path, 0, err);
 }
 
 /* ---- the library ------------------------------------------------------------------------------------------------------- */

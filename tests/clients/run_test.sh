@@ -46,7 +46,12 @@ if grep -q 'statically linked' "$dir/err"; then
 	run -- /bin/busybox true; check 'a static program is refused' 1 $? 'statically linked'
 	printf '#!/bin/busybox sh\nexit 0\n' >"$dir/script"; chmod +x "$dir/script"
 	run -- "$dir/script"; check 'and so is a script for one' 1 $? 'statically linked'
+	ln -sf /bin/busybox "$dir/busybox"
+	printf '#!/usr/bin/env busybox\n' >"$dir/script"
+	PATH=$dir:$PATH run -- "$dir/script"; check 'and a script for one that env finds' 1 $? 'statically linked'
 fi
+printf '#!%s\n' "$dir/script" >"$dir/script"; chmod +x "$dir/script"
+run -- "$dir/script"; check 'a script that is its own interpreter' 1 $? 'levels of symbolic links\|ELOOP'
 printf '#!/bin/sh\necho from a script\n' >"$dir/script"; chmod +x "$dir/script"
 run -- "$dir/script"; check 'a script runs' 0 $? 'from a script'
 cp /bin/true "$dir/theirs"; chmod 4755 "$dir/theirs"
