@@ -171,7 +171,7 @@ static enum acc_verdict ask_guards(const struct acc_guards *g, const struct acc_
 		struct acc_result *r = first == ACC_ALLOW ? out : &later;
 		enum acc_verdict v;
 
-		if (rq->stage == ACC_WALK && !g->guard[i].judges_walks)
+		if (rq->stage == ACC_WALK && !atomic_load_explicit(&g->guard[i].judges_walks, memory_order_relaxed))
 			continue;
 		if (r == &later) {
 			result_reset(&later);
@@ -256,7 +256,8 @@ static enum acc_verdict pass2(const struct mem_map *map, const struct acc_reques
 	if (w->known)
 		return ACC_ALLOW;
 	v = acc_judge(map, rq, out);
-	if (w->leaf.hva && (v == ACC_ALLOW || v == ACC_DEVICE || v == ACC_SUBST) && acc_rq_vm(rq)->guards->any_walk) {
+	if (w->leaf.hva && (v == ACC_ALLOW || v == ACC_DEVICE || v == ACC_SUBST) &&
+	    atomic_load_explicit(&acc_rq_vm(rq)->guards->any_walk, memory_order_relaxed)) {
 		struct acc_result table;
 		enum acc_verdict d = acc_walk_judge_dirty(map, rq, w, &table);
 

@@ -33,13 +33,13 @@ struct acc_guard_ops {
 struct acc_guard {
 	const struct acc_guard_ops *ops;
 	void *state;
-	bool judges_walks;	/* also wants stage ACC_WALK; false: walks skip it */
+	_Atomic bool judges_walks;	/* also wants stage ACC_WALK; false: walks skip it */
 };
 
 /* Built by vm/ before the first vCPU runs, constant afterwards. */
 struct acc_guards {
 	unsigned n;
-	bool any_walk;
+	_Atomic bool any_walk;
 	struct acc_guard guard[ACC_MAX_GUARDS];
 };
 

@@ -422,7 +422,7 @@ enum acc_verdict acc_walk(const struct mem_map *map, struct acc_request *rq, str
 	const struct acc_cpu *cpu = rq->cpu;
 	struct walker k = {
 		.rq = rq, .cpu = cpu, .map = map, .out = out, .flags = flags,
-		.judged = cpu->vm->guards->any_walk && !(flags & WALK_LOOK),
+		.judged = atomic_load_explicit(&cpu->vm->guards->any_walk, memory_order_relaxed) && !(flags & WALK_LOOK),
 		.mode = acc_mode_of(cpu, rq->cpl, rq->stage == ACC_IMPLICIT),
 	};
 	enum acc_verdict v = ACC_RETRY;
@@ -445,7 +445,8 @@ bool acc_load_pdptrs(struct acc_cpu *cpu, uint64_t cr3, uint64_t pdptr[4])
 {
 	struct acc_request rq = { .cpu = cpu, .origin = ACC_INSN, .rights = ACC_R, .cpl = 0, .gva = GVA(cr3) };
 	struct acc_result out;
-	struct walker k = { .rq = &rq, .cpu = cpu, .out = &out, .size = 8, .judged = cpu->vm->guards->any_walk };
+	struct walker k = { .rq = &rq, .cpu = cpu, .out = &out, .size = 8,
+			    .judged = atomic_load_explicit(&cpu->vm->guards->any_walk, memory_order_relaxed) };
 	unsigned m = cpu->maxphyaddr;
 	/* Bits 63:M, 8:5 and 2:1 of a present PDPTE. */
 	uint64_t reserved = ~(BIT64(m < 52 ? m : 52) - 1) | 0x1e6;

@@ -148,8 +148,8 @@ static void judge_walks(void *opaque)
 
 	for (unsigned i = 0; i < vm->guards.n; i++)
 		if (vm->guards.guard[i].ops == &heki_guard_ops)
-			__atomic_store_n(&vm->guards.guard[i].judges_walks, true, __ATOMIC_RELAXED);
-	__atomic_store_n(&vm->guards.any_walk, true, __ATOMIC_RELAXED);
+			atomic_store_explicit(&vm->guards.guard[i].judges_walks, true, memory_order_relaxed);
+	atomic_store_explicit(&vm->guards.any_walk, true, memory_order_relaxed);
 }
 
 static void shield(void *opaque, struct gfn first, uint64_t n, bool read_only)

@@ -3,6 +3,7 @@
  * Introspection's place in the VM: what the room needs of its machine. What is judged, asked and answered is in src/monitor.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
@@ -108,10 +109,10 @@ static void judge_walks(void *opaque, bool on)
 
 	for (unsigned i = 0; i < vm->guards.n; i++) {
 		if (vm->guards.guard[i].ops == &mon_guard_ops)
-			__atomic_store_n(&vm->guards.guard[i].judges_walks, on, __ATOMIC_RELAXED);
-		any |= __atomic_load_n(&vm->guards.guard[i].judges_walks, __ATOMIC_RELAXED);
+			atomic_store_explicit(&vm->guards.guard[i].judges_walks, on, memory_order_relaxed);
+		any |= atomic_load_explicit(&vm->guards.guard[i].judges_walks, memory_order_relaxed);
 	}
-	__atomic_store_n(&vm->guards.any_walk, any, __ATOMIC_RELAXED);
+	atomic_store_explicit(&vm->guards.any_walk, any, memory_order_relaxed);
 }
 
 static void wants(void *opaque, uint32_t mask)
@@ -292,12 +293,32 @@ static bool write_memory(void *vm, struct gpa gpa, const void *buf, size_t len)
 	return move(vm, gpa, NULL, buf, len);
 }
 
+/*
+ * By a copy of the vCPU's registers, taken as they are: one that runs may change them under us, as it may its tables. The memory map
+ * is the VM's, which holds still meanwhile; the vCPU's own may be freed as it goes on.
+ */
 static bool translate_vcpu(void *opaque, unsigned vcpu, uint64_t gla, uint64_t *gpa)
 {
 	struct vm *vm = opaque;
+	const struct acc_cpu *of = &atomic_load(&vm->vcpu[vcpu])->c.acc;
+	struct acc_cpu *as = calloc(1, sizeof(*as));	/* most of it is a TLB, and is not touched */
+	bool ok;
 
-	/* Its tables are looked at as they are: a vCPU that runs may change them under us, as memory always may. */
-	return translate(&atomic_load(&vm->vcpu[vcpu])->c.acc, gla, gpa);
+	if (!as)
+		return false;
+	as->vm = vm->acc;
+	as->cr0 = of->cr0;
+	as->cr3 = of->cr3;
+	as->cr4 = of->cr4;
+	as->efer = of->efer;
+	memcpy(as->pdptr, of->pdptr, sizeof(as->pdptr));
+	as->pkru = of->pkru;
+	as->pkrs = of->pkrs;
+	as->maxphyaddr = of->maxphyaddr;
+	as->space = of->space;
+	ok = translate(as, gla, gpa);
+	free(as);
+	return ok;
 }
 
 static void get_on_vcpu(struct vcpu *c, void *out)

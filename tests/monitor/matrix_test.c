@@ -45,7 +45,7 @@ static const struct { const char *name; uint32_t bit; } flags[] = {
 	{ "reset fork memory", F(15) }, { "a bit that is none", F(31) },
 };
 
-static struct { const struct reason *k; uint32_t flag; unsigned n, others; } now;
+static struct { const struct reason *k; uint32_t flag; _Atomic unsigned n, others; } now;
 
 static bool first_then_final(struct client *c, struct xen_event *e)
 {
