@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Translated code among threads, through the public functions: several CPUs translate and run the same code while one of them
- * rewrites it, a kick is noticed soon, and an NMI that comes at any moment finds the rules of interrupt shadows kept.
+ * rewrites it, fight for locks, and take pages away from each other; a kick is noticed soon, and an NMI that comes at any moment finds
+ * the rules of interrupt shadows kept.
  * Guests are 64-bit code at GUEST_CODE, identity-mapped, CPL 0.
  */
 #include <errno.h>
@@ -25,11 +26,15 @@
 #define GUEST_IDT	0x5000u
 #define GUEST_GDT	0x6000u
 #define GUEST_TABLES	0x10000u
+#define GUEST_PT	0x13000u	/* of the one page at GUEST_MOVING, which is at GUEST_FRAMES or a page behind */
+#define GUEST_MOVING	0x200000u
+#define GUEST_FRAMES	0x30000u
 #define GUEST_STACK	0x20000u	/* of CPU 0; others 0x1000 above each */
 
 /* ---- guests: rdi is GUEST_DATA, rsi the number of the CPU, r8 what the test gives --------------------------------------------------- */
 
 extern const uint8_t spin[], spin_end[], shadow[], shadow_point[], shadow_nmi[], shadow_end[], rewrite[], rewrite_end[];
+extern const uint8_t contend[], contend_end[], shoot[], shoot_end[];
 
 __asm__(".pushsection .rodata\n"
 	".globl spin, spin_end\n"
@@ -91,6 +96,89 @@ __asm__(".pushsection .rodata\n"
 	"value:	movl	$0, %eax\n"
 	"	ret\n"
 	"rewrite_end:\n"
+
+	/* word 0: a lock, word 1: counted under it, words 2 to 4: by LOCK INC, CMPXCHG, XADD, word 5: who is there. r8: how often. */
+	".globl contend, contend_end\n"
+	"contend:	lock incq 40(%rdi)\n"
+	"0:	pause\n"
+	"	cmpq	$4, 40(%rdi)\n"
+	"	jne	0b\n"
+	"	movq	%r8, %r9\n"
+	"1:	lock incq 16(%rdi)\n"
+	"	decq	%r9\n"
+	"	jnz	1b\n"
+	"	movq	%r8, %r9\n"
+	"2:	movq	24(%rdi), %rax\n"
+	"3:	leaq	1(%rax), %rcx\n"
+	"	lock cmpxchgq %rcx, 24(%rdi)\n"
+	"	jne	3b\n"
+	"	decq	%r9\n"
+	"	jnz	2b\n"
+	"	movq	%r8, %r9\n"
+	"4:	movl	$1, %eax\n"
+	"	lock xaddq %rax, 32(%rdi)\n"
+	"	decq	%r9\n"
+	"	jnz	4b\n"
+	"5:	movl	$1, %eax\n"
+	"	xchgl	%eax, (%rdi)\n"
+	"	testl	%eax, %eax\n"
+	"	jz	6f\n"
+	"	pause\n"
+	"	jmp	5b\n"
+	"6:	incq	8(%rdi)\n"
+	"	movl	$0, (%rdi)\n"
+	"	decq	%r8\n"
+	"	jnz	5b\n"
+	"	hlt\n"
+	"contend_end:\n"
+
+	/*
+	 * word 0: the round, word 1: answers, word 2: wrong values. r8: rounds. CPU 0 moves the page to its other frame, and spoils the frame
+	 * left when three others have said that they forgot it; they read the page all the time.
+	 */
+	".globl shoot, shoot_end\n"
+	"shoot:	xorl	%r12d, %r12d\n"
+	"	testl	%esi, %esi\n"
+	"	jne	victim\n"
+	"mover:	incq	%r12\n"
+	"	movq	%r12, %rbx\n"
+	"	andl	$1, %ebx\n"
+	"	shll	$12, %ebx\n"
+	"	addl	$0x30000, %ebx\n"
+	"	movq	%r12, (%rbx)\n"
+	"	leaq	3(%rbx), %rax\n"
+	"	movq	%rax, 0x13000\n"
+	"	invlpg	0x200000\n"
+	"	movq	%r12, (%rdi)\n"
+	"	leaq	(%r12,%r12,2), %r13\n"
+	"1:	pause\n"
+	"	cmpq	8(%rdi), %r13\n"
+	"	jne	1b\n"
+	"	xorl	$0x1000, %ebx\n"
+	"	movq	$-1, (%rbx)\n"
+	"	cmpq	%r8, %r12\n"
+	"	jne	mover\n"
+	"	hlt\n"
+	"victim:	incq	%r12\n"
+	"	leaq	-1(%r12), %rcx\n"
+	"1:	pause\n"
+	"	movq	0x200000, %rax\n"
+	"	cmpq	%rcx, %rax\n"
+	"	je	2f\n"
+	"	cmpq	%r12, %rax\n"
+	"	je	2f\n"
+	"	lock incq 16(%rdi)\n"
+	"2:	cmpq	(%rdi), %r12\n"
+	"	jne	1b\n"
+	"	invlpg	0x200000\n"
+	"	cmpq	0x200000, %r12\n"
+	"	je	3f\n"
+	"	lock incq 16(%rdi)\n"
+	"3:	lock incq 8(%rdi)\n"
+	"	cmpq	%r8, %r12\n"
+	"	jne	victim\n"
+	"	hlt\n"
+	"shoot_end:\n"
 	".popsection\n");
 
 static void put64(struct rig *r, uint64_t at, uint64_t v) { memcpy(r->ram + at, &v, 8); }
@@ -107,6 +195,8 @@ static void load(struct rig *r, const uint8_t *code, const uint8_t *end)
 	put64(r, GUEST_TABLES, GUEST_TABLES + 0x1000 + 3);
 	put64(r, GUEST_TABLES + 0x1000, GUEST_TABLES + 0x2000 + 3);
 	put64(r, GUEST_TABLES + 0x2000, 0x83);
+	put64(r, GUEST_TABLES + 0x2008, GUEST_PT + 3);
+	put64(r, GUEST_PT, GUEST_FRAMES + 3);
 	put64(r, GUEST_GDT + 8, 0x00209b0000000000);
 	put64(r, GUEST_GDT + 16, 0x0000930000000000);
 }
@@ -263,20 +353,19 @@ static void an_nmi_never_comes_directly_after_sti(void **state)
 	rig_close(&r);
 }
 
-static void code_that_one_cpu_rewrites_is_new_on_the_others(void **state)
-{
-	enum { CPUS = 4, ROUNDS = 150 };
-	struct cpu c[CPUS] = { 0 };
-	struct rig r;
+#define CPUS 4u
 
-	rig_open(&r, RIG_CPUID);
-	load(&r, rewrite, rewrite_end);
+/* The code on four CPUs, to its end. */
+static void run_four(struct rig *r, uint64_t r8)
+{
+	struct cpu c[CPUS] = { 0 };
+
 	for (unsigned i = 0; i < CPUS; i++) {
-		c[i].fd = i ? rig_vcpu(&r, i, &c[i].run) : r.vcpu;
-		c[i].run = i ? c[i].run : r.run;
+		c[i].fd = i ? rig_vcpu(r, i, &c[i].run) : r->vcpu;
+		c[i].run = i ? c[i].run : r->run;
 		if (i)
-			rig_set_cpuid(&r, c[i].fd);
-		long_mode(c[i].fd, i, ROUNDS);
+			rig_set_cpuid(r, c[i].fd);
+		long_mode(c[i].fd, i, r8);
 	}
 	for (unsigned i = 0; i < CPUS; i++)
 		start(&c[i]);
@@ -285,13 +374,50 @@ static void code_that_one_cpu_rewrites_is_new_on_the_others(void **state)
 		assert_int_equal(c[i].ended, 0);
 		assert_int_equal(c[i].run->exit_reason, KVM_EXIT_HLT);
 	}
-	assert_int_equal(word(&r, 0), ROUNDS);
-	assert_int_equal(word(&r, 1), (CPUS - 1) * ROUNDS);
-	assert_int_equal(word(&r, 2), 0);
 	for (unsigned i = 1; i < CPUS; i++) {
 		munmap(c[i].run, 12288);
 		assert_int_equal(gw_close(c[i].fd), 0);
 	}
+}
+
+static void code_that_one_cpu_rewrites_is_new_on_the_others(void **state)
+{
+	enum { ROUNDS = 150 };
+	struct rig r;
+
+	rig_open(&r, RIG_CPUID);
+	load(&r, rewrite, rewrite_end);
+	run_four(&r, ROUNDS);
+	assert_int_equal(word(&r, 0), ROUNDS);
+	assert_int_equal(word(&r, 1), (CPUS - 1) * ROUNDS);
+	assert_int_equal(word(&r, 2), 0);
+	rig_close(&r);
+}
+
+static void four_cpus_that_fight_for_locks_lose_no_count(void **state)
+{
+	enum { ROUNDS = 2000000 };
+	struct rig r;
+
+	rig_open(&r, RIG_CPUID);
+	load(&r, contend, contend_end);
+	run_four(&r, ROUNDS);
+	for (unsigned i = 1; i <= 4; i++)
+		assert_int_equal(word(&r, i), CPUS * ROUNDS);
+	rig_close(&r);
+}
+
+static void a_page_that_one_cpu_moves_is_left_by_the_others(void **state)
+{
+	enum { ROUNDS = 300 };
+	struct rig r;
+
+	rig_open(&r, RIG_CPUID);
+	load(&r, shoot, shoot_end);
+	run_four(&r, ROUNDS);
+	assert_int_equal(word(&r, 0), ROUNDS);
+	assert_int_equal(word(&r, 1), (CPUS - 1) * ROUNDS);
+	assert_int_equal(word(&r, 2), 0);
 	rig_close(&r);
 }
 
@@ -301,6 +427,8 @@ int main(void)
 		cmocka_unit_test(a_kick_is_noticed_soon),
 		cmocka_unit_test(an_nmi_never_comes_directly_after_sti),
 		cmocka_unit_test(code_that_one_cpu_rewrites_is_new_on_the_others),
+		cmocka_unit_test(four_cpus_that_fight_for_locks_lose_no_count),
+		cmocka_unit_test(a_page_that_one_cpu_moves_is_left_by_the_others),
 	};
 	struct sigaction a = { .sa_handler = nothing };
 
