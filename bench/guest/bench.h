@@ -11,13 +11,13 @@
 
 struct bench {
 	const char *name;
-	const char *group;	/* int, mem, fp, crypto, copy, os, misc */
+	const char *group;	/* int, mem, fp, crypto, copy, os, misc; smp: only when asked for */
 	const char *unit;
 	uint64_t (*run)(uint64_t n);
 	uint64_t check_n;	/* units of the checksum run; 0: not deterministic */
 };
 
-extern const struct bench bench_int[], bench_mem[], bench_fp[], bench_crypto[], bench_os[];
+extern const struct bench bench_int[], bench_mem[], bench_fp[], bench_crypto[], bench_os[], bench_smp[];
 
 /* Keep a value alive; forget what is known of memory. */
 #define KEEP(x) __asm__ volatile("" : : "g"(x) : "memory")

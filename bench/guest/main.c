@@ -117,6 +117,8 @@ int main(int argc, char **argv)
 	run(bench_fp, ms * 1000000ull, only);
 	run(bench_crypto, ms * 1000000ull, only);
 	run(bench_os, ms * 1000000ull, only);
+	if (*only)
+		run(bench_smp, ms * 1000000ull, only);
 	printf("BENCH-END\n");
 	fflush(stdout);
 	if (getpid() == 1) {
