@@ -228,9 +228,16 @@ void mon_fill_memory(struct gw_mon_event *ev, const struct acc_request *rq, uint
 /* To be told when the instruction that runs, or the next one, is over. On the vCPU's thread; does not wait. */
 void mon_note(struct monitor *m, struct mon_vcpu *v, uint32_t reason, const struct acc_request *rq, uint8_t missing);
 
-/* With monitor.lock held. */
+/* Session.c, with monitor.lock held. */
 void mon_rearm(struct monitor *m);
 void mon_end_session(struct monitor *m);
+void mon_forget_all(struct monitor *m);
+/* Every vCPU is in view 0, and there is no other. */
+void mon_leave_views(struct monitor *m);
+/* As before any monitor came. */
+void mon_free_rights(struct monitor *m);
+/* View @index, made if it never was; not used yet. NULL: no memory. */
+struct mon_view *mon_view_new(struct monitor *m, unsigned index);
 
 /* One line a session, however many there are. */
 void mon_log_bad_answer(struct monitor *m, const char *what, unsigned value);
