@@ -30,6 +30,7 @@ struct cpu_block {
 	uint32_t runs;		/* of translate/: executions until it is worth it ... */
 	struct tr_unit *units;	/* ... its translations ... */
 	cpu_fn *first;		/* ... and the handler of op[0], whose place in op[0].fn it takes */
+	bool ungrouped;		/* each operand gets a probe of its own */
 	struct cpu_block *next;	/* hash chain */
 	uint8_t *bytes;		/* copy of the code */
 	struct cpu_op op[];	/* n, then the end-of-block operation */

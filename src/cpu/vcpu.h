@@ -211,6 +211,7 @@ struct vcpu {
 	/* Of translated code: instructions left until poll_at, the same when it was entered, where to go on in the interpreter. */
 	int64_t tr_left, tr_left_was;
 	struct tr_site *tr_often;	/* a probe that misses too often; NULL: none */
+	uint64_t tr_tmp;		/* a register, while a guess is being corrected */
 	uint64_t tr_sti_rip;		/* STI was executed just before this address: its shadow is due if the code is left there */
 	uint64_t tr_kept[2];		/* operands of cc_recipe whose registers are needed for something else */
 	uint32_t tr_flags;		/* what the flags are made from at this way out; 0: cc has them */

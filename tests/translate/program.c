@@ -195,6 +195,84 @@ static void skip(struct maker *m)
 	patch_here(m, at);
 }
 
+/* [base + disp8] or [base + disp32] */
+static void operand_at(struct maker *m, unsigned reg, unsigned base, int disp)
+{
+	bool is_long = maybe(m, 20);
+
+	byte(m, (is_long ? 0x80 : 0x40) | (reg & 7) << 3 | (base & 7));
+	if ((base & 7) == 4)
+		byte(m, 0x24);
+	if (is_long)
+		word(m, (uint32_t)disp);
+	else
+		byte(m, (uint8_t)disp);
+}
+
+/*
+ * A few instructions on what lies around one pointer, some of which move it; the stack's if that is RSP. No XCHG: hosts slow down who
+ * locks across cache lines.
+ */
+static void field(struct maker *m, unsigned base)
+{
+	static const uint8_t ops[] = { 0x8b, 0x8b, 0x89, 0x89, 0x01, 0x11, 0x11, 0x13, 0x13, 0x03, 0x39, 0x3b, 0x2b, 0x63, 0x33, 0x85 };
+	unsigned reg = pick(m, 16), what = pick(m, 100), rex = 0x48 | (reg & 8) >> 1 | base >> 3;
+	int disp = (int)pick(m, 12) * 4 - 16;
+
+	if (reg == RSP && !maybe(m, 5))
+		reg = RBP;
+	if (what < 50 || (what >= 64 && what < 78 && base != RSP)) {
+		byte(m, maybe(m, 70) ? rex : rex & ~8u);
+		byte(m, ops[pick(m, sizeof(ops))]);
+		operand_at(m, reg, base, disp);
+	} else if (what < 58) {		/* MOVZX, IMUL, CMOVNZ, SETC */
+		static const uint8_t second[] = { 0xb6, 0xaf, 0x45, 0x92 };
+
+		byte(m, rex);
+		byte(m, 0x0f);
+		byte(m, second[pick(m, sizeof(second))]);
+		operand_at(m, reg, base, disp);
+	} else if (what < 64) {		/* PUSH m64, NOT m64, NEG m64 */
+		static const uint8_t group[][2] = { { 0xff, 6 }, { 0xf7, 2 }, { 0xf7, 3 } };
+		unsigned i = pick(m, 3);
+
+		byte(m, rex & ~4u);
+		byte(m, group[i][0]);
+		operand_at(m, group[i][1], base, disp);
+	} else if (what < 78) {		/* PUSH, POP */
+		byte(m, 0x40 | reg >> 3);
+		byte(m, (maybe(m, 60) ? 0x50 : 0x58) | (reg & 7));
+	} else if (what < 84) {		/* ADD or SUB base, imm8 */
+		byte(m, 0x48 | base >> 3);
+		byte(m, 0x83);
+		byte(m, (maybe(m, 50) ? 0xc0 : 0xe8) | (base & 7));
+		byte(m, 8 * pick(m, 4));
+	} else if (what < 88) {		/* LEA base, [base + disp] */
+		byte(m, 0x48 | (base & 8) >> 1 | base >> 3);
+		byte(m, 0x8d);
+		operand_at(m, base, base, disp);
+	} else if (what < 92) {		/* MOVUPS xmm, m128 and back */
+		byte(m, 0x40 | (rex & 5));
+		byte(m, 0x0f);
+		byte(m, maybe(m, 50) ? 0x10 : 0x11);
+		operand_at(m, reg, base, disp);
+	} else {
+		one_instruction(m);
+	}
+}
+
+/* Many near the end of a page, before one that can be read only, or one that comes into being. */
+static void object(struct maker *m)
+{
+	static const uint16_t near[] = { 0x0, 0x1000, 0x1000, 0x2000, 0x3000 };
+	unsigned base = maybe(m, 40) ? RSP : pick(m, 16), n = 2 + pick(m, 8);
+	uint64_t at = DIFF_DATA + (maybe(m, 50) ? 0x100 + 8 * pick(m, 0x1c0) : near[pick(m, 5)] + 4 * pick(m, 24) - 64);
+
+	mov_imm(m, base, at);
+	for (unsigned i = 0; i < n && m->p->len < RIG_CODE_MAX - 400; i++)
+		field(m, base);
+}
+
 /* The counter is in memory: 1 to 20 times around. */
 static void loop(struct maker *m)
 {
@@ -206,7 +284,10 @@ static void loop(struct maker *m)
 	word(m, at);
 	word(m, n);
 	start = m->p->len;
-	some(m, 1 + pick(m, 4));
+	if (maybe(m, 30))
+		object(m);
+	else
+		some(m, 1 + pick(m, 4));
 	if (maybe(m, 30))
 		skip(m);
 	byte(m, 0xff);	/* dec dword [at] */
@@ -297,8 +378,10 @@ void program_make(struct rig_program *p, uint64_t seed, const uint8_t *choice, s
 	for (unsigned i = 0; i < pieces && m->p->len < RIG_CODE_MAX - 600; i++) {
 		unsigned what = pick(m, 100);
 
-		if (what < 60)
+		if (what < 45)
 			some(m, 1);
+		else if (what < 60)
+			object(m);
 		else if (what < 75)
 			skip(m);
 		else if (what < 90)

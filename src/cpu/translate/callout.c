@@ -351,6 +351,32 @@ uint64_t tr_indirect(struct vcpu *c, uint32_t id)
 	return host;
 }
 
+#define MISFIT_SOON	65536u	/* instructions */
+#define MISFITS		16u
+
+/*
+ * After instruction n - 1 r11 cannot hold what the code behind it wants there (group.c): go on in the unit that begins at
+ * instruction n. What this one counted and does not execute is taken back.
+ */
+uint64_t tr_resume(struct vcpu *c, uint32_t id)
+{
+	struct translator *k = c->translator;
+	struct tr_unit *t = unit_of(k, id), *to;
+	unsigned n = id & 63;
+
+	tr_settle(c);
+	c->rip = t->rip + t->b->op[n].off;
+	c->stats.insns -= t->b->n - n;
+	c->stats.tr_insns -= t->b->n - n;
+	t->misfits = c->stats.insns - t->misfit_at < MISFIT_SOON ? t->misfits + 1 : 0;
+	t->misfit_at = c->stats.insns;
+	if (t->misfits == MISFITS) {
+		t->b->ungrouped = true;
+		tr_kill(k, t);
+	}
+	return go_on(c, &to);
+}
+
 /* ---- the way in -------------------------------------------------------------------------------------------------------------------------- */
 
 static void op_counted(struct vcpu *c, const struct cpu_op *o)
@@ -377,6 +403,7 @@ void tr_adopt(struct vcpu *c, struct cpu_block *b)
 {
 	b->units = NULL;
 	b->runs = 0;
+	b->ungrouped = false;
 	b->first = b->op[0].fn;
 	if (c->translator && c->mode == INSN_MODE_64)
 		b->op[0].fn = op_counted;

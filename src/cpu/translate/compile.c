@@ -28,31 +28,31 @@ void tr_flags_save(struct tr_compiler *x, uint8_t wanted)
 		x->in_mem = true;
 		return;
 	}
-	e_mov(&x->e, HR_11, HR_AX);
+	e_mov(&x->e, HR_9, HR_AX);
 	x->mem_exact = true;
 	memcpy(x->e.p, zero_eax_lahf_seto_al, sizeof(zero_eax_lahf_seto_al));
 	x->e.p += sizeof(zero_eax_lahf_seto_al);
 	e_store(&x->e, RM_VCPU(cc), HR_AX);	/* and no recipe */
-	e_mov(&x->e, HR_AX, HR_11);
+	e_mov(&x->e, HR_AX, HR_9);
 	x->in_mem = true;
 }
 
-void tr_flags_load(struct tr_compiler *x, uint8_t wanted)
+void tr_flags_load(struct tr_compiler *x, uint8_t wanted, unsigned scratch)
 {
 	static const uint8_t add_al_127_sahf[] = { 0x04, 0x7f, 0x9e };
 	struct tr_rm ah = rm_gs(offsetof(struct vcpu, cc) + 1);
 
 	if (!(wanted & ~TF_C)) {
-		e_op_0f(&x->e, false, 0xb6, HR_11, ah);
-		e_shift_i(&x->e, false, 5, HR_11, 1);
+		e_op_0f(&x->e, false, 0xb6, scratch, ah);
+		e_shift_i(&x->e, false, 5, scratch, 1);
 		x->in_host = true;
 		return;
 	}
-	e_mov(&x->e, HR_11, HR_AX);
+	e_mov(&x->e, scratch, HR_AX);
 	e_op_0f(&x->e, false, 0xb7, HR_AX, RM_VCPU(cc));
 	memcpy(x->e.p, add_al_127_sahf, sizeof(add_al_127_sahf));
 	x->e.p += sizeof(add_al_127_sahf);
-	e_mov(&x->e, HR_AX, HR_11);
+	e_mov(&x->e, HR_AX, scratch);
 	x->in_host = true;
 }
 
@@ -62,12 +62,12 @@ void tr_flags_spill(struct tr_compiler *x, const struct tr_insn *t)
 		tr_flags_save(x, tr_live_before(t));
 }
 
-void tr_flags_need(struct tr_compiler *x, const struct tr_insn *t)
+void tr_flags_need(struct tr_compiler *x, const struct tr_insn *t, unsigned scratch)
 {
 	uint8_t need = t->need | (t->touch ? t->live & (uint8_t)~t->kill : 0);
 
 	if (need && !x->in_host)
-		tr_flags_load(x, tr_live_before(t));
+		tr_flags_load(x, tr_live_before(t), scratch);
 }
 
 void tr_flags_done(struct tr_compiler *x, const struct tr_insn *t)
@@ -105,6 +105,12 @@ static void slow_end(struct tr_compiler *x, const struct tr_insn *t)
 	s->reload = t->live && x->in_host;
 	s->resume = e_here(&x->e);
 	s->vec = x->vec;
+	if (x->group.active) {
+		s->group = (uint8_t)(x->group.index + 1);
+		s->group_base = x->group.base;
+		s->group_lo = (int32_t)x->group.lo;
+		x->groups[x->group.index].is_used = true;
+	}
 }
 
 void tr_vec_need(struct tr_compiler *x, const struct tr_insn *t)
@@ -163,8 +169,18 @@ static void emit_slow(struct tr_compiler *x, const struct tr_slow *s)
 		e_jmp_to(&x->e, x->k->at.bail);
 		e_patch_here(&x->e, loaded);
 	}
+	if (s->group) {
+		uint32_t again;
+
+		e_lea(&x->e, true, HR_9, rm_mem(tr_reg(x, s->group_base, HR_9), s->group_lo));
+		e_call_to(&x->e, x->groups[s->group - 1].routine);
+		again = e_jcc(&x->e, CC_AE);
+		e_mov_i(&x->e, HR_9, TR_ID(x->u->index, s->k + 1u));
+		e_jmp_to(&x->e, x->k->at.resume);
+		e_patch_here(&x->e, again);
+	}
 	if (s->reload)
-		tr_flags_load(x, TF_ALL);
+		tr_flags_load(x, TF_ALL, HR_9);
 	e_jmp_to(&x->e, s->resume);
 	if (!s->load)
 		return;
@@ -207,11 +223,20 @@ static void bail(struct tr_compiler *x, const struct tr_insn *t, unsigned k)
 	e_jmp_to(&x->e, x->k->at.bail);
 }
 
+static bool uses_r11(const struct tr_insn *t)
+{
+	return t->kind == TK_ONE || t->kind == TK_BAIL || t->kind == TK_SYSTEM || t->kind == TK_STRING || t->kind == TK_X87 ||
+	       t->kind == TK_BITS || t->kind == TK_LEAVE;
+}
+
 static void emit_insn(struct tr_compiler *x, unsigned k)
 {
 	const struct tr_insn *t = &x->insn[k];
 
 	x->u->at[k] = (uint16_t)(e_here(&x->e) - x->u->mapped);
+	x->at = k;
+	if (uses_r11(t))
+		tr_group_end(x);
 	if (t->kind == TK_ONE || t->kind == TK_BAIL)
 		x->u->by_handler |= 1u << k;
 	if (t->kind == TK_ONE) {
@@ -260,6 +285,7 @@ static void emit_insn(struct tr_compiler *x, unsigned k)
 	default:
 		tr_flow(x, t);
 	}
+	tr_group_step(x, t);
 	slow_end(x, t);
 }
 
@@ -403,6 +429,7 @@ static void emit(struct tr_compiler *x)
 		tr_edge_to(x, 1);
 	u->at[x->n] = (uint16_t)(e_here(&x->e) - u->mapped);
 	tr_sites_out_of_line(x);
+	tr_groups_out_of_line(x);
 	for (unsigned i = 0; i < x->n_slow; i++)
 		emit_slow(x, &x->slow[i]);
 	emit_check(x, &j);
@@ -463,6 +490,8 @@ struct tr_unit *tr_compile(struct vcpu *c, struct cpu_block *b, uint64_t rip)
 	x->mode = c->acc.mode;
 	x->n_slow = 0;
 	x->n_sites = 0;
+	x->n_groups = 0;
+	x->group.active = false;
 	x->e.start = k->rw;
 	x->e.p = k->rw + k->used;
 	u->b = b;

@@ -15,6 +15,8 @@
 struct tr_slow {
 	uint8_t k, n, n_faults, n_sites;
 	uint32_t recipe;		/* of the flags there */
+	uint8_t group, group_base;	/* r11 must hold that group's range, 1 + its number; and where it begins from the base now */
+	int32_t group_lo;
 	bool is_bail;			/* to the interpreter, which goes on from there */
 	uint8_t moved;			/* after a fault: pointers of a string instruction to be taken back, 1 RDI, 2 RSI, too */
 	bool is_transfer;		/* the handler sets RIP: do not come back */
@@ -34,11 +36,22 @@ struct tr_site_code {
 	struct tr_slow *slow;
 	struct tr_site *site;
 	uint32_t miss, back;		/* its jump, and where a hit goes on */
-	uint8_t base;
+	uint8_t base, tmp;		/* the same: the address is destroyed, and made again at @back */
 	int32_t disp;
 	unsigned size;
 	size_t tlb;
 };
+
+/* See group.c. @lo to @hi: what was probed, from the base as it is at the cursor. */
+struct tr_group {
+	bool active, write;
+	uint8_t base, index;		/* guest register; number of the group in the unit */
+	unsigned left;			/* accesses to come that were planned */
+	int64_t lo, hi;
+	size_t tlb;
+};
+/* How r11 is computed again. */
+struct tr_regroup { size_t tlb; unsigned span; bool is_used; uint32_t routine; };
 
 struct tr_compiler {
 	struct tr_emit e;
@@ -59,6 +72,10 @@ struct tr_compiler {
 	unsigned n_slow;
 	struct tr_site_code site[MAX_UNIT_SITES];
 	unsigned n_sites;
+	unsigned at;			/* number of the present instruction */
+	struct tr_group group;
+	struct tr_regroup groups[MAX_UNIT_SITES];
+	unsigned n_groups;
 	uint8_t edge_live[2];
 	/* Where the ends lead: can the flags be seen there, is the recipe told, and what else the block does. */
 	bool edge_shown[2], edge_mark[2], is_marked;
@@ -71,13 +88,13 @@ struct tr_compiler {
 struct tr_addr { bool is_const; uint8_t base; uint64_t la; int32_t disp; };
 
 /* compile.c */
-/* @wanted: no other flag is read before it is set. */
+/* @wanted: no other flag is read before it is set. Saving uses r9. */
 void tr_flags_save(struct tr_compiler *x, uint8_t wanted);
-void tr_flags_load(struct tr_compiler *x, uint8_t wanted);
+void tr_flags_load(struct tr_compiler *x, uint8_t wanted, unsigned scratch);
 /* Before something that destroys RFLAGS at instruction @t: keep what is still wanted. */
 void tr_flags_spill(struct tr_compiler *x, const struct tr_insn *t);
 /* Before the guest's own instruction: RFLAGS hold what it reads. */
-void tr_flags_need(struct tr_compiler *x, const struct tr_insn *t);
+void tr_flags_need(struct tr_compiler *x, const struct tr_insn *t, unsigned scratch);
 /* After it. */
 void tr_flags_done(struct tr_compiler *x, const struct tr_insn *t);
 /* Have the vector registers of @t live. RFLAGS are destroyed. */
@@ -96,11 +113,28 @@ void tr_flags_tell(struct tr_compiler *x, uint32_t recipe);
 void tr_flags_mark(struct tr_compiler *x);
 void tr_flags_mark_early(struct tr_compiler *x, unsigned k);
 
-/* memory.c: r9 and r10 may be used for the address; r11 only by the probe itself. RFLAGS are destroyed by the probe. */
+/* memory.c: r9 and r10 may be used for the address. RFLAGS are destroyed by the probe. @tmp may be lost: HR_9, or HR_11 if r9 is taken. */
 struct tr_addr tr_address(struct tr_compiler *x, const struct tr_insn *t);
 void tr_lea(struct tr_compiler *x, const struct tr_insn *t);
 void tr_sites_out_of_line(struct tr_compiler *x);
 struct tr_rm tr_probe(struct tr_compiler *x, struct tr_addr a, unsigned size, bool write, unsigned tmp);
+/* The operand of @t at a host address: by the group's probe, or its own. Flags are spilled; RFLAGS stay if it is the group's. */
+struct tr_rm tr_operand(struct tr_compiler *x, const struct tr_insn *t, unsigned size, bool write);
+/* [RSP + disp], eight bytes. */
+struct tr_rm tr_stack(struct tr_compiler *x, const struct tr_insn *t, int32_t disp, bool write);
+size_t tr_tlb_offset(const struct tr_compiler *x, bool write);
+/* r11, an address, becomes the host's if the @span bytes there are in the TLB. Uses r9 and r10. */
+void tr_probe_range(struct tr_compiler *x, unsigned span, size_t tlb);
+/* "Above": no entry. r10 is its offset. */
+void tr_index_and_compare(struct tr_emit *e, size_t tlb, unsigned base, unsigned size, unsigned tmp);
+
+/* group.c */
+bool tr_group_has(struct tr_compiler *x, unsigned base, int32_t disp, unsigned size, bool write, struct tr_rm *m);
+bool tr_group_begin(struct tr_compiler *x, unsigned base, int32_t disp, unsigned size, bool write, struct tr_rm *m);
+void tr_group_step(struct tr_compiler *x, const struct tr_insn *t);
+void tr_group_end(struct tr_compiler *x);
+void tr_groups_out_of_line(struct tr_compiler *x);
+bool tr_is_simple(const struct insn *in);	/* one register and a displacement, flat */
 
 /* plain.c */
 void tr_plain(struct tr_compiler *x, const struct tr_insn *t);

@@ -555,7 +555,7 @@ void tr_flags_tell(struct tr_compiler *x, uint32_t recipe)
 static void keep_aside(struct tr_compiler *x, unsigned from, unsigned to)
 {
 	if (to >= TR_KEPT && to != TR_IMM)
-		e_store(&x->e, rm_gs(offsetof(struct vcpu, tr_kept) + 8 * (to - TR_KEPT)), tr_reg(x, from, HR_11));
+		e_store(&x->e, rm_gs(offsetof(struct vcpu, tr_kept) + 8 * (to - TR_KEPT)), tr_reg(x, from, HR_9));
 }
 
 static void put_mark(struct tr_compiler *x)

@@ -55,7 +55,7 @@ static void conditional(struct tr_compiler *x, const struct tr_insn *t)
 	bool in_mem = x->in_mem, in_host = x->in_host;
 	uint32_t at;
 
-	tr_flags_need(x, t);
+	tr_flags_need(x, t, HR_9);
 	in_host = x->in_host;
 	tr_flags_mark(x);
 	at = e_jcc(&x->e, cc);
@@ -115,8 +115,7 @@ static void store_return(struct tr_compiler *x, const struct tr_insn *t, struct 
 
 static void call(struct tr_compiler *x, const struct tr_insn *t)
 {
-	tr_flags_spill(x, t);
-	store_return(x, t, tr_probe(x, stack(-8), 8, true, HR_11), HR_11);
+	store_return(x, t, tr_stack(x, t, -8, true), HR_9);
 	e_lea(&x->e, true, HR_15, rm_mem(HR_15, -8));
 	tr_edge_to(x, 0);
 }
@@ -126,6 +125,7 @@ static void look_up(struct tr_compiler *x)
 {
 	struct translator *k = x->k;
 
+	tr_group_end(x);
 	e_op(&x->e, false, 0x8b, HR_10, rm_reg(HR_9));
 	e_alu_i(&x->e, false, 4, rm_reg(HR_10), (1 << TR_JUMP_BITS) - 1);
 	e_shift_i(&x->e, false, 4, HR_10, 4);
@@ -148,7 +148,7 @@ static void jump_through(struct tr_compiler *x, struct tr_rm m)
 static void load_target(struct tr_compiler *x, const struct tr_insn *t)
 {
 	if (t->in.has_mem) {
-		struct tr_rm m = tr_probe(x, tr_address(x, t), 8, false, HR_11);
+		struct tr_rm m = tr_operand(x, t, 8, false);
 
 		tr_may_fault(x);
 		e_load(&x->e, HR_9, m);
@@ -189,7 +189,7 @@ static void ret(struct tr_compiler *x, const struct tr_insn *t)
 	if (t->row->opnd[0] != OE_NONE)
 		release += (int32_t)t->in.imm;
 	tr_flags_spill(x, t);
-	m = tr_probe(x, stack(0), 8, false, HR_11);
+	m = tr_stack(x, t, 0, false);
 	tr_may_fault(x);
 	e_load(&x->e, HR_9, m);
 	look_up(x);

@@ -172,10 +172,10 @@ static uint32_t emit_save_vec(struct tr_emit *e)
 
 /* ---- predictions ---------------------------------------------------------------------------------------------------------------- */
 
-/* Called with r11 at the struct tr_site of a probe that guessed wrong: is that often? Uses r10. */
+/* Called with r9 at the struct tr_site of a probe that guessed wrong: is that often? Uses r10. */
 static uint32_t emit_miss(struct tr_emit *e)
 {
-	struct tr_rm left = rm_mem(HR_11, offsetof(struct tr_site, left)), score = rm_mem(HR_11, offsetof(struct tr_site, score));
+	struct tr_rm left = rm_mem(HR_9, offsetof(struct tr_site, left)), score = rm_mem(HR_9, offsetof(struct tr_site, score));
 	struct tr_enc again = { .opcode = 0xc7, .rm = score, .n_imm = 4, .imm = { TR_SITE_SCORE } };
 	uint32_t start = e_here(e), seldom, out[3];
 
@@ -186,7 +186,7 @@ static uint32_t emit_miss(struct tr_emit *e)
 	seldom = e_jcc(e, CC_A);
 	e_op(e, false, 0xff, 1, score);
 	out[1] = e_jcc(e, CC_G);
-	e_store(e, RM_VCPU(tr_often), HR_11);
+	e_store(e, RM_VCPU(tr_often), HR_9);
 	out[2] = e_jmp(e);
 	e_patch_here(e, seldom);
 	e_put(e, &again);
@@ -268,6 +268,7 @@ void tr_emit_routines(struct vcpu *c, struct translator *k)
 	k->at.stale = emit_ask(&e, c, k, tr_stale, leave);
 	k->at.bail = emit_ask(&e, c, k, tr_bail, leave);
 	k->at.indirect = emit_ask(&e, c, k, tr_indirect, leave);
+	k->at.resume = emit_ask(&e, c, k, tr_resume, leave);
 	k->first = k->used = (e_here(&e) + 63) & ~63u;
 	host_serialize();
 }

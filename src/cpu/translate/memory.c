@@ -6,7 +6,7 @@
  */
 #include "cpu/translate/compile.h"
 
-static size_t tlb_offset(const struct tr_compiler *x, bool write)
+size_t tr_tlb_offset(const struct tr_compiler *x, bool write)
 {
 	size_t tlb = offsetof(struct vcpu, acc.tlb) + sizeof(struct acc_tlb) * x->mode;
 
@@ -76,7 +76,7 @@ struct tr_addr tr_address(struct tr_compiler *x, const struct tr_insn *t)
 /* A 32-bit LEA truncates as the address size does, and as the operand size does. */
 void tr_lea(struct tr_compiler *x, const struct tr_insn *t)
 {
-	unsigned home = tr_home[t->in.reg], to = home == HR_NONE ? HR_11 : home;
+	unsigned home = tr_home[t->in.reg], to = home == HR_NONE ? HR_9 : home;
 
 	if (is_constant(&t->in))
 		e_mov_i(&x->e, to, t->in.opsize == 8 ? constant(x, t) : (uint32_t)constant(x, t));
@@ -89,7 +89,7 @@ void tr_lea(struct tr_compiler *x, const struct tr_insn *t)
 /* The entry of a constant address is known now. */
 static struct tr_rm probe_constant(struct tr_compiler *x, uint64_t la, unsigned size, bool write)
 {
-	size_t entry = tlb_offset(x, write) + 16 * (la >> GW_PAGE_SHIFT & (ACC_TLB_SIZE - 1));
+	size_t entry = tr_tlb_offset(x, write) + 16 * (la >> GW_PAGE_SHIFT & (ACC_TLB_SIZE - 1));
 	uint64_t page = la & ~GW_PAGE_MASK;
 	bool is_near = fits_imm32(la);
 
@@ -119,36 +119,75 @@ static void index_of(struct tr_emit *e, unsigned base, int32_t disp)
 	e_alu_i(e, false, 4, rm_reg(HR_10), INDEX_MASK);
 }
 
-/* The offset of the first byte in the page of the entry at r10: "above" is another page, or not room for all bytes. */
+static struct tr_rm tag_at_r10(size_t tlb) { return rm_gs_at(tlb + offsetof(struct acc_tlb_entry, tag), HR_10); }
+static struct tr_rm addend_at_r10(size_t tlb) { return rm_gs_at(tlb + offsetof(struct acc_tlb_entry, addend), HR_10); }
+
+/*
+ * The offset of the first byte in the page of the entry at r10: "above" is another page, or not room for all bytes. Without a register for
+ * it the address becomes the offset.
+ */
 static void compare(struct tr_emit *e, size_t tlb, unsigned base, int32_t disp, unsigned size, unsigned tmp)
 {
 	if (disp)
 		e_lea(e, true, tmp, rm_mem(base, disp));
-	else
+	else if (tmp != base)
 		e_mov(e, tmp, base);
-	e_op(e, true, 0x33, tmp, rm_gs_at(tlb + offsetof(struct acc_tlb_entry, tag), HR_10));
+	e_op(e, true, 0x33, tmp, tag_at_r10(tlb));
 	e_alu_i(e, true, 7, rm_reg(tmp), (int32_t)(GW_PAGE_SIZE - size));
+}
+
+void tr_index_and_compare(struct tr_emit *e, size_t tlb, unsigned base, unsigned size, unsigned tmp)
+{
+	index_of(e, base, 0);
+	compare(e, tlb, base, 0, size, tmp);
 }
 
 /*
  * Against the entry that this place hit last. A wrong guess does not hit, whatever slot it is: a page has one slot. For empty slots see
  * struct acc_tlb_entry.
  */
-static struct tr_rm predicted(struct tr_compiler *x, struct tr_addr a, unsigned size, size_t tlb)
+static void predicted(struct tr_compiler *x, struct tr_addr a, unsigned size, size_t tlb, unsigned tmp)
 {
 	struct tr_site_code *p = &x->site[x->n_sites++];
 	struct tr_site *s = &x->k->site[x->k->n_sites++];
 	struct tr_emit *e = &x->e;
 
 	*s = (struct tr_site){ .score = TR_SITE_SCORE, .at = e_here(e) };
-	*p = (struct tr_site_code){ .slow = x->now, .site = s, .base = a.base, .disp = a.disp, .size = size, .tlb = tlb };
+	*p = (struct tr_site_code){ .slow = x->now, .site = s, .base = a.base, .tmp = (uint8_t)tmp, .disp = a.disp, .size = size, .tlb = tlb };
 	x->now->n_sites++;
 	e_near32(e, 0x8b, HR_10, x->k, &s->index);
-	compare(e, tlb, a.base, a.disp, size, HR_11);
+	compare(e, tlb, a.base, a.disp, size, tmp);
 	p->miss = e_jcc(e, CC_A);
 	p->back = e_here(e);
-	e_load(e, HR_10, rm_gs_at(tlb + offsetof(struct acc_tlb_entry, addend), HR_10));
-	return rm_sib(a.base, HR_10, 0, a.disp);
+	if (tmp == a.base)
+		e_op(e, true, 0x33, tmp, tag_at_r10(tlb));
+}
+
+void tr_probe_range(struct tr_compiler *x, unsigned span, size_t tlb)
+{
+	x->in_host = false;
+	predicted(x, in_register(HR_11, 0), span, tlb, HR_9);
+	e_op(&x->e, true, 0x03, HR_11, addend_at_r10(tlb));
+}
+
+/* Tell the routine which place it is; it takes r9, which may hold something. */
+static void call_miss(struct tr_compiler *x, const struct tr_site_code *p)
+{
+	struct tr_emit *e = &x->e;
+	bool in_r11 = p->tmp == HR_11, is_taken = p->base == HR_9 || in_r11;
+
+	if (p->tmp == p->base)
+		e_op(e, true, 0x33, HR_9, tag_at_r10(p->tlb));
+	if (is_taken && in_r11)
+		e_mov(e, HR_11, HR_9);
+	else if (is_taken)
+		e_store(e, RM_VCPU(tr_tmp), HR_9);
+	e_lea_near(e, HR_9, x->k, p->site);
+	e_call_to(e, x->k->at.miss);
+	if (is_taken && in_r11)
+		e_mov(e, HR_9, HR_11);
+	else if (is_taken)
+		e_load(e, HR_9, RM_VCPU(tr_tmp));
 }
 
 void tr_sites_out_of_line(struct tr_compiler *x)
@@ -159,12 +198,11 @@ void tr_sites_out_of_line(struct tr_compiler *x)
 		struct tr_site_code *p = &x->site[i];
 
 		e_patch_here(e, p->miss);
-		e_lea_near(e, HR_11, x->k, p->site);
-		e_call_to(e, x->k->at.miss);
+		call_miss(x, p);
 		p->site->full = e_here(e);
 		index_of(e, p->base, p->disp);
 		e_near32(e, 0x89, HR_10, x->k, &p->site->index);
-		compare(e, p->tlb, p->base, p->disp, p->size, HR_11);
+		compare(e, p->tlb, p->base, p->disp, p->size, p->tmp);
 		e_patch(e, e_jcc(e, CC_BE), p->back);
 		p->slow->at[p->slow->n++] = e_jmp(e);
 	}
@@ -172,8 +210,9 @@ void tr_sites_out_of_line(struct tr_compiler *x)
 
 struct tr_rm tr_probe(struct tr_compiler *x, struct tr_addr a, unsigned size, bool write, unsigned tmp)
 {
-	size_t tlb = tlb_offset(x, write);
+	size_t tlb = tr_tlb_offset(x, write);
 	struct tr_emit *e = &x->e;
+	bool may_predict = x->k->n_sites < TR_MAX_SITES && x->n_sites < MAX_UNIT_SITES;
 
 	x->in_host = false;
 	if (!x->k->tlb) {
@@ -186,11 +225,45 @@ struct tr_rm tr_probe(struct tr_compiler *x, struct tr_addr a, unsigned size, bo
 		e_lea(e, true, HR_9, rm_mem(a.base, a.disp));
 		a = in_register(HR_9, 0);
 	}
-	if (tmp == HR_11 && x->k->n_sites < TR_MAX_SITES && x->n_sites < MAX_UNIT_SITES)
-		return predicted(x, a, size, tlb);
-	index_of(e, a.base, a.disp);
-	compare(e, tlb, a.base, a.disp, size, tmp);
-	tr_slow_if(x, CC_A);
-	e_load(e, HR_10, rm_gs_at(tlb + offsetof(struct acc_tlb_entry, addend), HR_10));
+	/* The address in r9 needs another register to be compared in: r11, if that is free. */
+	if (a.base == HR_9 && tmp == HR_9) {
+		if (!x->group.active || !may_predict) {
+			tmp = HR_11;
+		} else if (a.disp) {
+			e_lea(e, true, HR_9, rm_mem(HR_9, a.disp));
+			a.disp = 0;
+		}
+	}
+	if (tmp == HR_11)
+		tr_group_end(x);
+	if (may_predict) {
+		predicted(x, a, size, tlb, tmp);
+	} else {
+		index_of(e, a.base, a.disp);
+		compare(e, tlb, a.base, a.disp, size, tmp);
+		tr_slow_if(x, CC_A);
+	}
+	e_load(e, HR_10, addend_at_r10(tlb));
 	return rm_sib(a.base, HR_10, 0, a.disp);
+}
+
+struct tr_rm tr_operand(struct tr_compiler *x, const struct tr_insn *t, unsigned size, bool write)
+{
+	int32_t disp = (int32_t)t->in.disp;
+	struct tr_rm m;
+
+	tr_flags_spill(x, t);
+	if (tr_is_simple(&t->in) && (tr_group_has(x, t->in.base, disp, size, write, &m) || tr_group_begin(x, t->in.base, disp, size, write, &m)))
+		return m;
+	return tr_probe(x, tr_address(x, t), size, write, HR_9);
+}
+
+struct tr_rm tr_stack(struct tr_compiler *x, const struct tr_insn *t, int32_t disp, bool write)
+{
+	struct tr_rm m;
+
+	tr_flags_spill(x, t);
+	if (tr_group_has(x, RSP, disp, 8, write, &m) || tr_group_begin(x, RSP, disp, 8, write, &m))
+		return m;
+	return tr_probe(x, in_register(HR_15, disp), 8, write, HR_9);
 }

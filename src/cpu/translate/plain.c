@@ -161,10 +161,27 @@ static unsigned spilled_operands(const struct tr_insn *t)
 
 	for (unsigned i = 0; i < ARRAY_SIZE(t->row->opnd); i++) {
 		unsigned enc = t->row->opnd[i];
+		bool rm = !t->in.has_mem && (enc == OE_RM || enc == OE_RM_REG || enc == OE_OPREG);
 
-		n += (enc == OE_REG && tr_home[t->in.reg] == HR_NONE) || (enc == OE_VGPR && tr_home[t->in.vvvv] == HR_NONE);
+		n += (enc == OE_REG && tr_home[t->in.reg] == HR_NONE) || (enc == OE_VGPR && tr_home[t->in.vvvv] == HR_NONE) ||
+		     (rm && tr_home[t->in.rm] == HR_NONE);
 	}
 	return n;
+}
+
+/* Scratch registers that the operand in memory leaves; that of a group only if there are no others. */
+static void free_registers(struct tr_compiler *x, const struct tr_insn *t, const struct tr_rm *m, struct operands *s)
+{
+	bool is_mem = m->kind == RM_MEM, r9 = !is_mem || m->base != HR_9, r10 = !is_mem || (m->base != HR_10 && m->index != HR_10);
+
+	if (x->group.active && (unsigned)r9 + r10 < spilled_operands(t))
+		tr_group_end(x);
+	if (!x->group.active && !(is_mem && m->base == HR_11))
+		pool_add(s, HR_11);
+	if (r9)
+		pool_add(s, HR_9);
+	if (r10)
+		pool_add(s, HR_10);
 }
 
 void tr_plain(struct tr_compiler *x, const struct tr_insn *t)
@@ -176,28 +193,20 @@ void tr_plain(struct tr_compiler *x, const struct tr_insn *t)
 	immediate(&t->in, &q);
 	if (t->row->ext >= 0)
 		q.reg = (uint8_t)t->row->ext;
-	pool_add(&s, HR_11);
 	if (x->vec < t->vec) {
 		tr_flags_spill(x, t);
 		tr_vec_need(x, t);
 	}
 	if (t->in.has_mem) {
-		tr_flags_spill(x, t);
-		q.rm = tr_probe(x, tr_address(x, t), t->in.memsize, t->row->mem != M_R, HR_11);
-		if (q.rm.base == HR_9 && q.rm.index == HR_10 && spilled_operands(t) > 1) {
+		q.rm = tr_operand(x, t, t->in.memsize, t->row->mem != M_R);
+		if (q.rm.base == HR_9 && q.rm.index == HR_10 && (x->group.active || spilled_operands(t) > 1)) {
 			e_lea(&x->e, true, HR_9, q.rm);
 			q.rm = rm_mem(HR_9, 0);
 		}
-		if (q.rm.base != HR_9)
-			s.pool[s.n_pool++] = HR_9;
-		if (q.rm.base != HR_10 && q.rm.index != HR_10)
-			s.pool[s.n_pool++] = HR_10;
-	} else {
-		pool_add(&s, HR_9);
-		pool_add(&s, HR_10);
-		q.no_modrm = !t->in.has_modrm;
 	}
-	tr_flags_need(x, t);
+	q.no_modrm = !t->in.has_mem && !t->in.has_modrm;
+	free_registers(x, t, &q.rm, &s);
+	tr_flags_need(x, t, s.pool[s.n_pool - 1]);
 	registers(x, t, &q, &s);
 	if (t->in.has_mem || t->may_fault)
 		tr_may_fault(x);
@@ -244,7 +253,7 @@ void tr_bits(struct tr_compiler *x, const struct tr_insn *t)
 	x->in_host = false;
 	address_of_bits(x, t);
 	m = tr_probe(x, (struct tr_addr){ .base = HR_9 }, 32, t->row->mem != M_R, HR_11);
-	tr_flags_need(x, t);
+	tr_flags_need(x, t, HR_11);
 	prefixes(t, &q);
 	q.rm = m;
 	e_op_0f(&x->e, false, 0xb6, HR_11, low_byte_of(t->in.reg));
@@ -255,11 +264,6 @@ void tr_bits(struct tr_compiler *x, const struct tr_insn *t)
 
 /* ---- the stack ---------------------------------------------------------------------------------------------------------------------- */
 
-static struct tr_addr stack(int32_t disp)
-{
-	return (struct tr_addr){ .base = HR_15, .disp = disp };
-}
-
 static void move_sp(struct tr_compiler *x, int32_t by)
 {
 	e_lea(&x->e, true, HR_15, rm_mem(HR_15, by));
@@ -269,8 +273,7 @@ void tr_push(struct tr_compiler *x, const struct tr_insn *t)
 {
 	struct tr_rm m;
 
-	tr_flags_spill(x, t);
-	m = tr_probe(x, stack(-8), 8, true, HR_11);
+	m = tr_stack(x, t, -8, true);
 	if (t->row->opnd[0] == OE_IMM || t->row->opnd[0] == OE_IMM8) {
 		struct tr_enc q = { .w = true, .opcode = 0xc7, .rm = m, .n_imm = 4 };
 		int32_t v = (int32_t)t->in.imm;
@@ -279,7 +282,7 @@ void tr_push(struct tr_compiler *x, const struct tr_insn *t)
 		tr_may_fault(x);
 		e_put(&x->e, &q);
 	} else {
-		unsigned reg = tr_reg(x, t->in.rm, HR_11);
+		unsigned reg = tr_reg(x, t->in.rm, HR_9);
 
 		tr_may_fault(x);
 		e_store(&x->e, m, reg);
@@ -292,10 +295,11 @@ void tr_push_mem(struct tr_compiler *x, const struct tr_insn *t)
 	struct tr_rm m;
 
 	tr_flags_spill(x, t);
-	m = tr_probe(x, tr_address(x, t), 8, false, HR_11);
+	m = tr_operand(x, t, 8, false);
 	tr_may_fault(x);
 	e_load(&x->e, HR_9, m);
-	m = tr_probe(x, stack(-8), 8, true, HR_11);
+	if (!tr_group_has(x, RSP, -8, 8, true, &m))
+		m = tr_probe(x, (struct tr_addr){ .base = HR_15, .disp = -8 }, 8, true, HR_11);
 	tr_may_fault(x);
 	e_store(&x->e, m, HR_9);
 	move_sp(x, -8);
@@ -304,11 +308,9 @@ void tr_push_mem(struct tr_compiler *x, const struct tr_insn *t)
 /* POP of SP itself: the value wins. */
 void tr_pop(struct tr_compiler *x, const struct tr_insn *t)
 {
-	unsigned home = tr_home[t->in.rm], to = home == HR_NONE ? HR_11 : home;
-	struct tr_rm m;
+	unsigned home = tr_home[t->in.rm], to = home == HR_NONE ? HR_9 : home;
+	struct tr_rm m = tr_stack(x, t, 0, false);
 
-	tr_flags_spill(x, t);
-	m = tr_probe(x, stack(0), 8, false, HR_11);
 	tr_may_fault(x);
 	e_load(&x->e, to, m);
 	if (to != HR_15)

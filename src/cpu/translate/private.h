@@ -64,6 +64,8 @@ struct tr_unit {
 	struct cpu_block *dep[2];	/* blocks whose code was looked at for flags */
 	struct tr_link link[2], *in;
 	struct tr_fault_at *fault;
+	uint64_t misfit_at;	/* instructions executed when a group last did not fit ... */
+	unsigned misfits;	/* ... and how often that was soon after the one before */
 };
 
 /*
@@ -125,7 +127,7 @@ enum tr_made {
 #define TR_MAX_PAGES	8192u
 
 /* What emitted code and C know of each other: offsets of the routines made by glue.c. */
-struct tr_routines { uint32_t enter, one, edge, entry, stale, bail, indirect, load_vec[3], save_vec, miss; };
+struct tr_routines { uint32_t enter, one, edge, entry, stale, bail, indirect, resume, load_vec[3], save_vec, miss; };
 
 struct translator {
 	/* One memory file mapped twice; never writable and executable in one mapping. @jump lies before the code in both. */
@@ -174,6 +176,7 @@ uint64_t tr_entry(struct vcpu *c, uint32_t id);
 uint64_t tr_stale(struct vcpu *c, uint32_t id);
 uint64_t tr_bail(struct vcpu *c, uint32_t id);
 uint64_t tr_indirect(struct vcpu *c, uint32_t id);
+uint64_t tr_resume(struct vcpu *c, uint32_t id);
 #define TR_ID(unit, k)	((unit) << 6 | (k))
 
 /* flags.c */

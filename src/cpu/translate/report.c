@@ -107,7 +107,7 @@ static void target_name(char *text, size_t size, const struct translator *k, con
 {
 	const struct { uint32_t at; const char *name; } routines[] = {
 		{ k->at.one, "one" }, { k->at.edge, "edge" }, { k->at.entry, "entry" }, { k->at.stale, "stale" }, { k->at.bail, "bail" },
-		{ k->at.indirect, "indirect" }, { k->at.load_vec[1], "load_vec" }, { k->at.load_vec[2], "load_vec" }, { k->at.save_vec, "save_vec" },
+		{ k->at.indirect, "indirect" }, { k->at.resume, "resume" }, { k->at.load_vec[1], "load_vec" }, { k->at.load_vec[2], "load_vec" }, { k->at.save_vec, "save_vec" },
 		{ k->at.miss, "miss" },
 	};
 

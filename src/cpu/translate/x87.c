@@ -60,7 +60,7 @@ void tr_x87(struct tr_compiler *x, const struct tr_insn *t)
 		a = tr_address(x, t);
 		q.rm = tr_probe(x, a, t->in.memsize, t->row->mem != M_R, HR_11);
 	}
-	tr_flags_need(x, t);
+	tr_flags_need(x, t, HR_11);
 	tr_may_fault(x);
 	e_put(&x->e, &q);
 	tr_flags_done(x, t);
