@@ -469,6 +469,11 @@ static enum insn_status decode_at(struct vcpu *c, struct insn *in)
 	return insn_decode(code, INSN_MAX_LEN, c->mode, c->block_key & KEY_REAL, c->features, in);
 }
 
+const struct insn *cpu_block_alone_insn(const struct vcpu *c, const struct cpu_op *o)
+{
+	return o == c->cache->alone_op ? &c->cache->alone_insn : &container_of(o, struct cpu_cross, op[0])->insn;
+}
+
 const struct cpu_op *cpu_block_alone(struct vcpu *c)
 {
 	struct cpu_cache *k = c->cache;

@@ -90,5 +90,7 @@ struct cpu_block *cpu_block_peek(struct vcpu *c, const struct mem_code *code, co
 const struct cpu_op *cpu_block_crossing(struct vcpu *c);
 /* Decode the one instruction at c->rip into the cache's alone operations. NULL as above. */
 const struct cpu_op *cpu_block_alone(struct vcpu *c);
+/* What cpu_block_alone() gave as @o, decoded; @o is no undefined instruction (length 0). */
+const struct insn *cpu_block_alone_insn(const struct vcpu *c, const struct cpu_op *o);
 
 #endif

@@ -8,6 +8,7 @@
  */
 #include <setjmp.h>
 
+#include "cpu/align.h"
 #include "cpu/block.h"
 #include "cpu/host/fpu.h"
 #include "cpu/host/signal.h"
@@ -170,7 +171,7 @@ static enum cpu_exit attend(struct vcpu *c)
 /* Does the next instruction have to be executed by itself? */
 static bool wants_alone(struct vcpu *c)
 {
-	return c->ext_alone || c->alone_wanted || c->io.replay || c->eflags & FLAG_TF || (c->shadow && c->intr_blocked) || cpu_debug_armed(c);
+	return c->ext_alone || c->alone_wanted || c->io.replay || cpu_flags_stop(c) || (c->shadow && c->intr_blocked) || cpu_debug_armed(c);
 }
 
 /* Execute exactly one instruction. */
@@ -197,7 +198,10 @@ static void run_alone(struct vcpu *c)
 	}
 	c->stop = false;
 	c->shadow = 0;
-	o->fn(c, o);
+	if (unlikely(cpu_checks_alignment(c)) && o->len && !cpu_is_aligned(c, cpu_block_alone_insn(c, o)))
+		cpu_raise_error(c, o, VEC_AC, 0);
+	else
+		o->fn(c, o);
 	c->alone = false;
 	c->stats.insns++;
 	c->stats.alone++;

@@ -3,6 +3,7 @@
  * CLI, STI, PUSHF, POPF, CLAC, STAC: flags that have guards. Who may change what depends on CPL, IOPL and, in virtual-8086 mode
  * and at CPL 3, on CR4.VME and CR4.PVI. Source: Intel SDM vol. 2, the tables of CLI, STI and POPF.
  */
+#include "cpu/align.h"
 #include "cpu/sys/sys_private.h"
 
 /* Does CLI/STI at this level act on VIF instead of IF? */
@@ -136,8 +137,8 @@ void sys_popf(struct vcpu *c, const struct cpu_op *o)
 	}
 	sys_if_opened(c);
 	c->rip = cpu_op_next_rip(c, o);
-	/* The dispatcher must see TF; else the common case goes on without it. */
-	if (c->eflags & FLAG_TF)
+	/* The dispatcher must see TF and AC; else the common case goes on without it. */
+	if (unlikely(cpu_flags_stop(c)))
 		return;
 	CPU_CHAIN_RIP(c);
 }

@@ -3,6 +3,7 @@
  * IRET in every mode, and the returning half it shares with RETF: judging CS and SS of an outer level.
  * Source: Intel SDM vol. 2 "IRET/IRETD/IRETQ" and "RET", whose labels the functions follow.
  */
+#include "cpu/align.h"
 #include "cpu/sys/iret.h"
 
 /* ---- flags ------------------------------------------------------------------------------------------------------------------ */
@@ -220,6 +221,6 @@ void sys_iret(struct vcpu *c, const struct cpu_op *o)
 		if (c->ev.nmi.pending)
 			acc_attend(&c->acc, ACC_ATT_EVENT);
 	}
-	if (likely(!c->stop && !(c->eflags & FLAG_TF)))
+	if (likely(!c->stop && !cpu_flags_stop(c)))
 		CPU_CHAIN_RIP(c);
 }

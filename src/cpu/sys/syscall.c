@@ -4,6 +4,7 @@
  * in legacy and compatibility mode and no SYSENTER in long mode; Intel checks SYSRET's target where AMD lets the fetch fault.
  * Source: Intel SDM vol. 2, AMD APM vol. 3, the pages of these instructions.
  */
+#include "cpu/align.h"
 #include "cpu/sys/sys_private.h"
 
 static void load_flat(struct vcpu *c, uint16_t cs, uint16_t ss, unsigned cpl, bool l)
@@ -77,7 +78,8 @@ void sys_sysret(struct vcpu *c, const struct cpu_op *o)
 		sys_debug_step_due(c);
 		return;
 	}
-	CPU_CHAIN_RIP(c);
+	if (likely(!cpu_flags_stop(c)))
+		CPU_CHAIN_RIP(c);
 }
 
 /* ---- SYSENTER, SYSEXIT --------------------------------------------------------------------------------------------------------- */
