@@ -76,6 +76,8 @@ struct cpu_ext_ops {
 	 */
 	bool (*before)(void *ext, struct acc_cpu *cpu);
 	void (*after)(void *ext, struct acc_cpu *cpu, bool retired);
+	/* An SMI is taken: registers are about to be saved and changed, past write(). NULL: does not care. */
+	void (*smi)(void *ext, const struct acc_cpu *cpu);
 	/* INIT or reset: registers have their reset values, written past write(). NULL: does not care. */
 	void (*reset)(void *ext, const struct acc_cpu *cpu, bool init);
 };

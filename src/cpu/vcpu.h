@@ -65,6 +65,7 @@ struct cpu_events {
 	} nmi;
 	bool triple_fault;
 	bool smi_pending, in_smm;
+	bool leaving_smm;	/* RSM asks the rooms about what it is going to load */
 	bool smm_inside_nmi;	/* the SMI came while NMIs were masked */
 };
 

@@ -5,7 +5,8 @@
  * which runs outside guest code; the access is then asked about again.
  *
  * Which execute right counts: until the VM is locked the rule of MBEC, by U/S of the guest's translation; afterwards every fetch
- * below CPL 3 is a supervisor's, also with paging off, or an INIT-SIPI would run any page at CPL 0.
+ * below CPL 3 is a supervisor's, also with paging off, or an INIT-SIPI would run any page at CPL 0. In system management mode what
+ * only that mode can see is the platform's and not judged; all other memory is, and no code becomes kernel code there.
  */
 #include <string.h>
 
@@ -176,7 +177,7 @@ static bool wants_exit(const struct heki *h, const struct acc_request *rq)
 /* Code of a processor that has just been started, with paging off: no handler of its own could run either. */
 static bool is_start(const struct heki *h, const struct acc_request *rq, const struct heki_regs *regs)
 {
-	return rq->rights & ACC_X && !(regs->cr0 & CR0_PG) && atomic_load_explicit(&h->is_locked, memory_order_relaxed) &&
+	return rq->rights & ACC_X && !(regs->cr0 & CR0_PG) && !regs->in_smm && atomic_load_explicit(&h->is_locked, memory_order_relaxed) &&
 	       rq->origin == ACC_INSN && rq->stage == ACC_FINAL;
 }
 
@@ -201,11 +202,12 @@ static enum acc_verdict deny(struct heki *h, const struct acc_request *rq, uint8
 		}
 		if (is_refusable && find_verdict(&v->looked, &regs, rq, &action))
 			return inject(h, rq, missing, out);	/* told, and it was no call */
-		if (heki_is_poke(h, rq, attributes, missing)) {
+		/* System management mode: the kernel neither patches itself there nor brings new code. */
+		if (!regs.in_smm && heki_is_poke(h, rq, attributes, missing)) {
 			out->subst = SUBST_VET;
 			return ACC_SUBST;
 		}
-		if (heki_is_dynamic(h, rq, attributes) && !find_verdict(&v->looked, &regs, rq, &action))
+		if (!regs.in_smm && heki_is_dynamic(h, rq, attributes) && !find_verdict(&v->looked, &regs, rq, &action))
 			return ACC_WAIT;
 	}
 	note(h, rq, &regs, attributes, missing);
@@ -311,6 +313,8 @@ static enum acc_verdict check(void *guard, const struct acc_request *rq, struct 
 			return heki_show_phantoms(h, rq, out);
 	}
 	if (likely(!missing))
+		return ACC_ALLOW;
+	if (rq->cpu && rq->origin <= ACC_ENGINE && h->host->is_platform(h->vm, rq->cpu, rq->gpa))
 		return ACC_ALLOW;
 	return deny(h, rq, attributes, missing, out);
 }

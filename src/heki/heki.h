@@ -37,6 +37,7 @@ struct heki_regs {
 	uint64_t gdt_base, idt_base;
 	uint16_t gdt_limit, idt_limit, ldtr, tr;
 	uint8_t cpl;
+	bool in_smm;		/* and stays there: false while RSM is judged */
 	unsigned vcpu;
 };
 
@@ -53,6 +54,8 @@ struct heki_host {
 	bool (*guest_read)(void *vm, const struct acc_cpu *cpu, struct gpa gpa, void *buf, size_t len);
 	/* Of the vCPU whose thread this is. */
 	void (*regs)(void *vm, const struct acc_cpu *cpu, struct heki_regs *out);
+	/* Memory that only system management mode has: the platform's, which its firmware has closed to the guest. */
+	bool (*is_platform)(void *vm, const struct acc_cpu *cpu, struct gpa gpa);
 	/* A processor that was started where it may not execute waits for its start again. False: it is the boot processor. */
 	bool (*park)(void *vm, const struct acc_cpu *cpu);
 	/* Return from the function that the vCPU is about to enter: RIP, RAX, and RSP past the return address. */

@@ -15,13 +15,14 @@
 _Static_assert((CR4_PINNABLE) == 0xB10800, "the series' mask");
 
 #define RFC_VERSION	1
+#define MSR_EFER	0xc0000080u
 
 /* Second level, after LVBS: bits of CR0 and CR4 that keep their value, and MSRs. */
 #define CR0_KEPT	(CR0_PE | CR0_WP | CR0_PG)
 #define CR4_FREE	(BIT64(6) | BIT64(7) | BIT64(8) | BIT64(13))	/* MCE PGE PCE VMXE */
 
 static const struct { uint32_t msr; size_t off; uint64_t ignored; } kept_msrs[] = {
-	{ 0xc0000080, offsetof(struct heki_regs, efer), BIT64(10) },	/* LMA is not written */
+	{ MSR_EFER, offsetof(struct heki_regs, efer), BIT64(10) },	/* LMA is not written */
 	{ 0xc0000081, offsetof(struct heki_regs, star), 0 },
 	{ 0xc0000082, offsetof(struct heki_regs, lstar), 0 },
 	{ 0xc0000083, offsetof(struct heki_regs, cstar), 0 },
@@ -120,12 +121,27 @@ static enum cpu_ext_answer write_reg(void *ext, const struct cpu_ext_write *w, s
 	if (likely(!atomic_load_explicit(&h->is_locked, memory_order_relaxed)))
 		return CPU_EXT_ALLOW;
 	h->host->regs(h->vm, w->cpu, &regs);
+	/* The mode's entry has cleared them already, its handler goes on from there; RSM is what must bring them back. */
+	if (unlikely(regs.in_smm) && (w->reg != CPU_EXT_MSR || w->index == MSR_EFER))
+		return CPU_EXT_ALLOW;
 	v = &h->vcpu[regs.vcpu];
 	if (breaks_pin(h, v, &regs, w))
 		return deny(h, v, &regs, w, w->index ? HEKI_REASON_CR4 : HEKI_REASON_CR0, exit);
 	if (atomic_load(&h->lock_registers) && breaks_kept(v, w))
 		return deny(h, v, &regs, w, HEKI_REASON_REG, exit);
 	return CPU_EXT_ALLOW;
+}
+
+/* The last moment at which a vCPU that has all pins can be seen to have them: RSM is judged by what it was held to before. */
+static void enter_smm(void *ext, const struct acc_cpu *cpu)
+{
+	struct heki *h = ext;
+	struct heki_regs regs;
+
+	if (likely(!atomic_load_explicit(&h->is_locked, memory_order_relaxed)))
+		return;
+	h->host->regs(h->vm, cpu, &regs);
+	hold(h, &h->vcpu[regs.vcpu], regs.cr0, regs.cr4);
 }
 
 /* The pins stay the VM's: a reset by the guest never unlocks. Only this vCPU is not held until it has set them again. */
@@ -143,7 +159,7 @@ static void reset(void *ext, const struct acc_cpu *cpu, bool init)
 	v->answer.n = v->looked.n = 0;
 }
 
-const struct cpu_ext_ops heki_ext_ops = { .name = "heki", .write = write_reg, .reset = reset };
+const struct cpu_ext_ops heki_ext_ops = { .name = "heki", .write = write_reg, .smi = enter_smm, .reset = reset };
 
 void heki_vcpu_registers_set(struct heki *h, const struct acc_cpu *cpu)
 {

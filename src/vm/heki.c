@@ -115,7 +115,7 @@ static void regs(void *opaque, const struct acc_cpu *cpu, struct heki_regs *out)
 		.star = c->msr.star, .lstar = c->msr.lstar, .cstar = c->msr.cstar, .sfmask = c->msr.sfmask, .sysenter_cs = c->msr.sysenter_cs,
 		.sysenter_esp = c->msr.sysenter_esp, .sysenter_eip = c->msr.sysenter_eip, .gdt_base = c->gdtr.base, .idt_base = c->idtr.base,
 		.gdt_limit = c->gdtr.limit, .idt_limit = c->idtr.limit, .ldtr = c->seg[SEG_LDTR].sel, .tr = c->seg[SEG_TR].sel,
-		.cpl = cpu->cpl, .vcpu = c->index,
+		.cpl = cpu->cpl, .in_smm = c->ev.in_smm && !c->ev.leaving_smm, .vcpu = c->index,
 	};
 	if (c->machine)
 		out->apic_base = vm_get_apic_base(vcpu_of(cpu));
@@ -128,6 +128,19 @@ static void go_back(void *opaque, const struct acc_cpu *cpu, uint64_t rip, uint6
 	c->rip = rip;
 	c->gpr[RSP] += 8;
 	c->gpr[RAX] = rax;
+}
+
+/* On the vCPU's thread, inside guest code: neither map goes meanwhile. */
+static bool is_platform(void *opaque, const struct acc_cpu *cpu, struct gpa gpa)
+{
+	struct vm *vm = opaque;
+	const struct mem_slot *ours, *theirs;
+
+	if (likely(!cpu->space))
+		return false;
+	ours = mem_slot_of_gfn(acc_vm_space_map(vm->acc, cpu->space), gpa_gfn(gpa));
+	theirs = mem_slot_of_gfn(acc_vm_map(vm->acc), gpa_gfn(gpa));
+	return ours && (!theirs || mem_slot_hva(ours, gpa) != mem_slot_hva(theirs, gpa));
 }
 
 /* A moment only: INIT and SIPI may start it again, where it may execute. */
@@ -180,7 +193,7 @@ static void log_text(void *opaque, const char *text)
 
 static const struct heki_host host = {
 	.forget = forget, .has_memory = has_memory, .read = owner_read, .write = owner_write, .guest_read = guest_read, .regs = regs,
-	.park = park, .go_back = go_back, .judge_walks = judge_walks, .shield = shield, .log = log_text,
+	.is_platform = is_platform, .park = park, .go_back = go_back, .judge_walks = judge_walks, .shield = shield, .log = log_text,
 };
 
 /* ---- life --------------------------------------------------------------------------------------------------------------------- */

@@ -371,7 +371,7 @@ static void pv_eoi(void **state)
 	}
 }
 
-/* Both opcodes work as they stand, where text cannot be written: nothing is patched. */
+/* Both opcodes work as they stand, where text cannot be written; KVM's patch of the other vendor's is a write like any other. */
 static void hypercalls_are_not_patched(void **state)
 {
 	static const uint8_t op[2][3] = { { 0x0f, 0x01, 0xc1 }, { 0x0f, 0x01, 0xd9 } };
@@ -392,7 +392,8 @@ static void hypercalls_are_not_patched(void **state)
 		guest_protect(&g, G_CODE, PAGE, GW_HEKI_NW);
 		assert_int_equal(guest_result(&g), 1);
 		assert_memory_equal(g.rig.ram + at, op[i], 3);
-		assert_int_equal(guest_counters(&g).denied_write + guest_counters(&g).denied_pv, 0);
+		assert_int_equal(guest_counters(&g).denied_write, 0);
+		assert_true(guest_counters(&g).denied_pv <= 1);
 		guest_close(&g);
 	}
 }
@@ -517,7 +518,7 @@ int main(void)
 		{ "another address for a frame has no other rights", an_alias_has_no_other_rights, NULL, NULL, NULL },
 		{ "clock and steal time stop when their page is closed", clocks_stop, NULL, NULL, NULL },
 		{ "PV EOI does not write a closed page, and interrupts end without it", pv_eoi, NULL, NULL, NULL },
-		{ "hypercall instructions are not patched", hypercalls_are_not_patched, NULL, NULL, NULL },
+		{ "hypercall instructions in closed text work and are not patched", hypercalls_are_not_patched, NULL, NULL, NULL },
 		{ "number, arguments and result have 32 bits in 32-bit code", hypercalls_of_32_bits, NULL, NULL, NULL },
 		{ "there are no nested guests", no_nested_guests, NULL, NULL, NULL },
 		{ "a started processor is held once it has the pins; INIT frees it and nobody else", started_processors, NULL, NULL, NULL },

@@ -290,6 +290,87 @@ static void costs_nothing_elsewhere(void **state)
 	assert_int_equal(on, off);
 }
 
+/* ---- system management mode ----------------------------------------------------------------------------------------------------- */
+
+#define SMBASE		0x30000u
+#define SMM_SPACE	(1u << 16)
+
+/* out; CR0.WP off; CR4 = PAE; out; rsm */
+static const uint8_t handler[] = { 0xe6, 0x20, 0x0f, 0x20, 0xc0, 0x66, 0x25, 0xff, 0xff, 0xfe, 0xff, 0x0f, 0x22, 0xc0,
+				   0x66, 0xb8, 0x20, 0, 0, 0, 0x0f, 0x22, 0xe0, 0xe6, 0x21, 0x0f, 0xaa };
+
+static void add_slot(struct guest *g, uint32_t slot, uint64_t gpa, void *at, uint64_t size)
+{
+	struct kvm_userspace_memory_region m = { .slot = slot, .guest_phys_addr = gpa, .memory_size = size, .userspace_addr = (uintptr_t)at };
+
+	assert_int_equal(rig_ioctl(g->rig.vm, KVM_SET_USER_MEMORY_REGION, &m), 0);
+}
+
+static void expect_port(struct guest *g, uint16_t port)
+{
+	assert_int_equal(rig_run(&g->rig), 0);
+	assert_int_equal(g->rig.run->exit_reason, KVM_EXIT_IO);
+	assert_int_equal(g->rig.run->io.port, port);
+}
+
+/* How the handler's memory is made, and what comes of it. */
+enum smm_row { SMM_OWN, SMM_OWN_LIES, SMM_SAME };
+
+static void smm_one(enum smm_row row, uint32_t flags)
+{
+	struct gw_heki_policy p = { .flags = flags };
+	uint8_t *smram = mmap(NULL, 0x10000, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct kvm_sregs before, s;
+	struct guest g;
+
+	assert_true(smram != MAP_FAILED);
+	kernel_open(&g, &p);
+	kernel_lock(&g);
+	add_slot(&g, SMM_SPACE, 0, g.rig.ram, SMBASE);
+	add_slot(&g, SMM_SPACE | 1, SMBASE, row == SMM_SAME ? g.rig.ram + SMBASE : smram, 0x10000);
+	memcpy((row == SMM_SAME ? g.rig.ram + SMBASE : smram) + 0x8000, handler, sizeof(handler));
+	EMIT(&g, 0xe6, 0x11, 0xf4);
+	before = guest_sregs(&g);
+	assert_int_equal(rig_ioctl_n(g.rig.vcpu, KVM_SMI, 0), 0);
+	if (row == SMM_SAME) {
+		assert_int_equal(rig_run(&g.rig), 0);
+		assert_int_equal(g.rig.run->exit_reason, KVM_EXIT_SHUTDOWN);
+		assert_true(guest_counters(&g).denied_fetch > 0);
+		assert_int_equal(guest_counters(&g).sealed, 0);
+	} else {
+		uint64_t cr0 = before.cr0 & ~CR0_WP_BIT;
+
+		expect_port(&g, 0x20);
+		expect_port(&g, 0x21);
+		assert_int_equal(guest_sregs(&g).cr0 & CR0_WP_BIT, 0);
+		assert_int_equal(guest_sregs(&g).cr4, 0x20);
+		if (row == SMM_OWN_LIES)
+			memcpy(smram + 0x8000 + 0x7f58, &cr0, 8);
+		assert_int_equal(guest_counters(&g).denied_cr + guest_counters(&g).denied_fetch + guest_counters(&g).denied_reg, 0);
+	}
+	if (row == SMM_OWN) {
+		expect_port(&g, 0x11);
+		s = guest_sregs(&g);
+		assert_int_equal(s.cr0, before.cr0);
+		assert_int_equal(s.cr4, before.cr4);
+		assert_int_equal(guest_counters(&g).denied_cr + guest_counters(&g).denied_fetch + guest_counters(&g).denied_reg, 0);
+	} else if (row == SMM_OWN_LIES) {
+		assert_int_equal(rig_run(&g.rig), 0);
+		assert_int_equal(g.rig.run->exit_reason, KVM_EXIT_SHUTDOWN);
+		assert_int_equal(guest_counters(&g).denied_cr, 1);
+	}
+	guest_close(&g);
+	munmap(smram, 0x10000);
+}
+
+static void system_management_mode(void **state)
+{
+	for (unsigned row = SMM_OWN; row <= SMM_SAME; row++) {
+		smm_one((enum smm_row)row, 0);
+		smm_one((enum smm_row)row, GW_HEKI_POLICY_LOCK_REGISTERS);
+	}
+}
+
 /* ---- hypercall 14 of a guest that its owner has locked ----------------------------------------------------------------------------- */
 
 struct list { uint64_t next, next_pa, n; struct { uint64_t pa, epa, p; } e[4]; };
@@ -346,6 +427,8 @@ int main(void)
 		{ "a program in a pack that was there: run, or under frozen shown and never run", programs_in_packs, NULL, NULL, NULL },
 		{ "constants made to look like patch tables cost no more than their size", made_up_tables, NULL, NULL, NULL },
 		{ "what touches nothing sealed leaves the fast path no oftener than without a lock", costs_nothing_elsewhere, NULL, NULL, NULL },
+		{ "system management mode: the platform's handler runs under pins, RSM must bring them back, other memory is no handler",
+		  system_management_mode, NULL, NULL, NULL },
 		{ "the client's own mapping follows the rights, for all addresses at once too", shield_follows, NULL, NULL, NULL },
 	};
 	static struct CMUnitTest tests[ROWS(fixed) + ROWS(requests)];

@@ -244,6 +244,9 @@ void cpu_smi(struct vcpu *c)
 	uint64_t cr0 = c->acc.cr0, cr4 = c->acc.cr4, efer = c->acc.efer;
 	struct area a = { { 0 } };
 
+	for (unsigned i = 0; c->exts && i < c->exts->n; i++)
+		if (c->exts->ext[i].ops->smi)
+			c->exts->ext[i].ops->smi(c->exts->ext[i].state, &c->acc);
 	if (has_long_mode(c))
 		save64(c, &a);
 	else
@@ -348,11 +351,13 @@ void sys_rsm(struct vcpu *c, const struct cpu_op *o)
 		return;
 	}
 	/* The save area is the guest's to write: what rooms pin is asked about here, too. */
+	c->ev.leaving_smm = true;
 	answer = sys_ext(c, CPU_EXT_CR, 0, s.cr0);
 	if (answer == CPU_EXT_ALLOW)
 		answer = sys_ext(c, CPU_EXT_CR, 4, s.cr4);
 	if (answer == CPU_EXT_ALLOW)
 		answer = sys_ext(c, CPU_EXT_MSR, 0xc0000080, s.efer);
+	c->ev.leaving_smm = false;
 	if (answer == CPU_EXT_DISCARD)
 		shut_down(c);
 	if (answer == CPU_EXT_ALLOW && !commit(c, &s))
