@@ -371,6 +371,28 @@ static void pv_eoi(void **state)
 	}
 }
 
+/* The word that KVM_RUN shows the guest's TPR in, where the client has said. */
+static void vapic_word(void **state)
+{
+	struct kvm_vapic_addr a = { .vapic_addr = G_DATA };
+
+	for (unsigned closed = 0; closed < 2; closed++) {
+		struct guest g;
+
+		guest_open_with(&g, RIG_CPUID | RIG_IRQCHIP);
+		guest_start(&g, 0);
+		EMIT(&g, 0xe6, 0x10);
+		memset(g.rig.ram + G_DATA, 0x5a, 4);
+		assert_int_equal(rig_ioctl(g.rig.vcpu, KVM_SET_VAPIC_ADDR, &a), 0);
+		if (closed)
+			guest_protect(&g, G_DATA, PAGE, GW_HEKI_NW);
+		run_to_out(&g, g.rig.vcpu, g.rig.run);
+		assert_int_equal(memcmp(g.rig.ram + G_DATA, "\x5a\x5a\x5a\x5a", 4) == 0, closed);
+		assert_int_equal(guest_counters(&g).denied_pv > 0, closed);
+		guest_close(&g);
+	}
+}
+
 /* Both opcodes work as they stand, where text cannot be written; KVM's patch of the other vendor's is a write like any other. */
 static void hypercalls_are_not_patched(void **state)
 {
@@ -518,6 +540,7 @@ int main(void)
 		{ "another address for a frame has no other rights", an_alias_has_no_other_rights, NULL, NULL, NULL },
 		{ "clock and steal time stop when their page is closed", clocks_stop, NULL, NULL, NULL },
 		{ "PV EOI does not write a closed page, and interrupts end without it", pv_eoi, NULL, NULL, NULL },
+		{ "the VAPIC word is not written into a closed page", vapic_word, NULL, NULL, NULL },
 		{ "hypercall instructions in closed text work and are not patched", hypercalls_are_not_patched, NULL, NULL, NULL },
 		{ "number, arguments and result have 32 bits in 32-bit code", hypercalls_of_32_bits, NULL, NULL, NULL },
 		{ "there are no nested guests", no_nested_guests, NULL, NULL, NULL },
