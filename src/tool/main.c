@@ -31,6 +31,8 @@ static const struct subcommand {
 	{ "version", version_main, "the version" },
 };
 
+static const struct subcommand *find_subcommand(const char *name);
+
 #define N_SUBCOMMANDS (sizeof(subcommands) / sizeof(subcommands[0]))
 
 static void print_usage(FILE *to)
@@ -45,12 +47,22 @@ static void print_usage(FILE *to)
 	fprintf(to, "\n'guestward COMMAND --help' has the options; guestward(1) the whole manual.\n");
 }
 
+/* "help run" is "run --help". */
 static int help_main(int argc, char **argv)
 {
-	(void)argc;
-	(void)argv;
-	print_usage(stdout);
-	return STATUS_OK;
+	const struct subcommand *of = argc > 1 ? find_subcommand(argv[1]) : NULL;
+	char full_name[64], option[] = "--help", *args[] = { full_name, option, NULL };
+
+	if (argc > 1 && !of) {
+		fprintf(stderr, "guestward: there is no command '%s'; see 'guestward help'\n", argv[1]);
+		return STATUS_USAGE;
+	}
+	if (!of || of->main == help_main || of->main == version_main) {
+		print_usage(stdout);
+		return STATUS_OK;
+	}
+	snprintf(full_name, sizeof(full_name), "guestward %s", of->name);
+	return of->main(2, args);
 }
 
 static int version_main(int argc, char **argv)

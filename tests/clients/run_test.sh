@@ -59,6 +59,8 @@ if [ "$(id -u)" = 0 ] && chown 65534 "$dir/theirs" 2>/dev/null && chmod 4755 "$d
 	run -- "$dir/theirs"; check 'a set-user-id program is refused' 1 $? "another user's rights"
 fi
 run --log="$dir/none/log" -- true; check 'a log that cannot be written is refused' 1 $? 'cannot write'
+"$gw" help run >"$dir/out" 2>"$dir/err"; check 'help of a command is its --help' 0 $? '^Usage: guestward run '
+"$gw" help nothing >"$dir/out" 2>"$dir/err"; check 'and there is none of what is not there' 2 $? "no command 'nothing'"
 # What is missing is said with what it means; a low limit is the one that can be made here.
 "$gw" check >"$dir/out" 2>"$dir/err"; check 'check finds that a VM can be made' 0 $? '^ok  *a VM with one CPU can be made$'
 (ulimit -n 100 && "$gw" check) >"$dir/out" 2>"$dir/err"; check 'and that there are few files' 0 $? '^slower  *room.*ulimit'
