@@ -85,7 +85,7 @@ static bool undefined_result(const struct diff_case *k, const struct insn *in)
 #define Q_COUNT		BIT(5)	/* with a 32-bit address size Intel clears upper halves of count and addresses, fault or not */
 #define Q_GPR		BIT(6)	/* registers loaded before the refused one */
 #define Q_STATE		BIT(8)	/* components loaded before a bad MXCSR was seen */
-#define Q_ORDER		BIT(7)	/* misalignment or a bad operand against a page fault elsewhere in the operand: either may win */
+#define Q_ORDER		BIT(7)	/* misalignment or a bad operand against a page fault, or the limit of SS, elsewhere in the operand: either may win */
 
 static unsigned quirks(const struct insn *in)
 {
@@ -101,7 +101,7 @@ static unsigned quirks(const struct insn *in)
 	case I_PUSHA: case I_ENTER: case I_CALL_IND: case I_CALL_NEAR:
 		return Q_PARTLY;
 	case I_MASKMOVQ:
-		return Q_PARTLY | Q_WHERE | Q_MORE | Q_X87;
+		return Q_PARTLY | Q_WHERE | Q_MORE | Q_ORDER | Q_X87;
 	case I_MASKMOVDQU: case I_VMASKMOVDQU:
 		return Q_PARTLY | Q_WHERE | Q_MORE | Q_ORDER;
 	case I_VMASKMOVPS: case I_VMASKMOVPD: case I_VPMASKMOVD: case I_VPMASKMOVQ:
@@ -219,7 +219,7 @@ const char *diff_compare(const struct diff_case *k, const struct insn *in, const
 		return "the engine left with an exit";
 	if (q & Q_WHERE && n->vector == VEC_PF && n->cr2 >= 0x7ffffffff000ull && e->fault)
 		return NULL;	/* in pieces: a page fault below the canonical hole before #GP in it */
-	if (q & Q_ORDER && e->fault && n->vector != e->vector && (n->vector == VEC_PF || e->vector == VEC_PF))
+	if (q & Q_ORDER && e->fault && n->vector != e->vector && (n->vector == VEC_PF || e->vector == VEC_PF || (n->vector == VEC_GP && e->vector == VEC_SS)))
 		return NULL;
 	if (q & Q_MORE && (n->vector == VEC_PF || is_byte_masked(in->op)) && (!e->fault || e->vector == VEC_GP))
 		return NULL;

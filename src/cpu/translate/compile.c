@@ -367,7 +367,6 @@ static struct tr_found found_at_edge(struct tr_compiler *x, unsigned i)
 static void analyse(struct tr_compiler *x)
 {
 	struct tr_insn *last = &x->insn[x->n - 1];
-	uint8_t live = 0;
 
 	for (unsigned i = 0; i < 2; i++) {
 		x->found[i] = tr_has_edge(last, i) ? found_at_edge(x, i) : (struct tr_found){ 0 };
@@ -376,12 +375,14 @@ static void analyse(struct tr_compiler *x)
 		x->u->link[i].is_blind = !x->edge_shown[i] && x->edge_live[i] != TF_ALL;
 	}
 	tr_flags_plan(x);
-	for (unsigned i = 0; i < 2; i++)
-		live |= x->edge_live[i];
-	for (unsigned k = x->n; k-- > 0;) {
-		x->insn[k].live = live;
-		live = tr_live_before(&x->insn[k]);
-	}
+	do {
+		uint8_t live = x->edge_live[0] | x->edge_live[1];
+
+		for (unsigned k = x->n; k-- > 0;) {
+			x->insn[k].live = live;
+			live = tr_live_before(&x->insn[k]);
+		}
+	} while (tr_flags_complete(x));
 }
 
 /* ---- a unit --------------------------------------------------------------------------------------------------------------------------- */

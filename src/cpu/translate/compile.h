@@ -109,6 +109,7 @@ unsigned tr_reg(struct tr_compiler *x, unsigned guest, unsigned scratch);
 /* flags.c */
 /* After classify(): fills shown, recipe and spill of instructions, what the ends need; liveness comes after it. */
 void tr_flags_plan(struct tr_compiler *x);
+bool tr_flags_complete(struct tr_compiler *x);
 void tr_flags_tell(struct tr_compiler *x, uint32_t recipe);
 void tr_flags_mark(struct tr_compiler *x);
 void tr_flags_mark_early(struct tr_compiler *x, unsigned k);

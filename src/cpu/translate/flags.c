@@ -58,6 +58,27 @@ static uint64_t value(const struct vcpu *c, unsigned n)
 	return n < TR_KEPT ? c->gpr[n] : c->tr_kept[n - TR_KEPT];
 }
 
+static uint16_t of_recipe(const struct vcpu *c, unsigned id);
+
+/* All flags before those of @r. */
+static uint16_t under(const struct vcpu *c, const struct tr_recipe *r)
+{
+	unsigned id = r->base ? r->base : c->cc_recipe;
+
+	return id ? of_recipe(c, id) : c->cc;
+}
+
+/* Overflow is undefined but for a count of 1; the formula is that of processors for all. */
+static uint16_t of_rotation(uint16_t cc, uint64_t v, const struct tr_recipe *r)
+{
+	bool top = v >> (8 * r->size - 1) & 1, next = v >> (8 * r->size - 2) & 1, carry = r->op == TR_ROL ? v & 1 : top;
+	uint32_t f = cpu_flags_of_cc(cc) & ~(FLAG_CF | FLAG_OF);
+
+	f |= carry ? FLAG_CF : 0;
+	f |= top != (r->op == TR_ROL ? carry : next) ? FLAG_OF : 0;
+	return cpu_cc_of_flags(f);
+}
+
 static uint16_t of_recipe(const struct vcpu *c, unsigned id)
 {
 	const struct tr_recipe *r = &c->translator->recipe[id];
@@ -65,6 +86,9 @@ static uint16_t of_recipe(const struct vcpu *c, unsigned id)
 	uint16_t cc, carry;
 
 	switch (r->op) {
+	case TR_ROL:
+	case TR_ROR:
+		return of_rotation(under(c, r), a, r);
 	case TR_SUM:
 		cc = of_sum(a - b, b, r->size);
 		break;
@@ -407,6 +431,30 @@ struct memory {
 	bool in_host;		/* RFLAGS are what the last one that wrote flags left */
 };
 
+static bool is_rotation(const struct tr_insn *t)
+{
+	return t->kind == TK_PLAIN && (t->in.op == I_ROL || t->in.op == I_ROR) && !t->in.has_mem && t->in.opsize >= 4 && !(t->row->attr & IA_BYTE) &&
+	       (t->row->opnd[1] == OE_ONE || (t->row->opnd[1] == OE_IMM8 && t->in.imm & (t->in.opsize == 8 ? 63 : 31)));
+}
+
+static bool is_of_rotation(const struct tr_compiler *x, uint32_t id)
+{
+	return id && id != TR_LOST && x->k->recipe[id].op >= TR_ROL;
+}
+
+/* A rotation leaves most flags alone, and several in a row as much as one. */
+static void remember_rotation(struct tr_compiler *x, const struct tr_insn *t, struct memory *m)
+{
+	struct tr_recipe r = { .op = t->in.op == I_ROL ? TR_ROL : TR_ROR, .size = t->in.opsize, .reg = (uint8_t)register_of(t, 0), .src = TR_IMM };
+	uint32_t under = is_of_rotation(x, m->recipe) ? x->k->recipe[m->recipe].base : m->recipe;
+
+	r.base = (uint16_t)under;
+	if (under == TR_LOST || registers_of(x->k, under) & BIT(r.reg))
+		m->recipe = TR_LOST;
+	else
+		m->recipe = number_of(x->k, &r);
+}
+
 /* After @t, which touches flags. */
 static void remember(struct tr_compiler *x, struct tr_insn *t, struct memory *m)
 {
@@ -426,6 +474,8 @@ static void remember(struct tr_compiler *x, struct tr_insn *t, struct memory *m)
 			r.base = m->in_host ? (uint16_t)m->recipe : 0;
 			m->recipe = number_of(x->k, &r);
 		}
+	} else if (is_rotation(t)) {
+		remember_rotation(x, t, m);
 	} else if (t->kind == TK_PLAIN && t->kill == TF_ALL && recipe_of(t, &r)) {
 		m->recipe = number_of(x->k, &r);
 	} else {
@@ -524,7 +574,7 @@ static void settle_edges(struct tr_compiler *x)
 		told[i] = x->edge_shown[i] && !(x->edge_live[i] & ~TF_C);
 		changed |= told[i] ? x->found[i].changed : 0;
 	}
-	x->mark = kept_aside(x->k, x->end_recipe, changed);
+	x->mark = is_of_rotation(x, x->end_recipe) ? TR_LOST : kept_aside(x->k, x->end_recipe, changed);
 	for (unsigned i = 0; i < 2; i++) {
 		x->edge_mark[i] = told[i] && x->mark && x->mark != TR_LOST;
 		if (x->edge_shown[i] && (!told[i] || x->mark == TR_LOST))
@@ -537,6 +587,25 @@ void tr_flags_plan(struct tr_compiler *x)
 	find_shown(x);
 	find_recipes(x);
 	settle_edges(x);
+}
+
+/*
+ * After liveness: after a rotation RFLAGS have the flags that it left alone only if they are live. Where others are put away, all are.
+ * True: that has changed something.
+ */
+bool tr_flags_complete(struct tr_compiler *x)
+{
+	bool changed = false;
+
+	for (unsigned k = 0; k < x->n; k++) {
+		struct tr_insn *t = &x->insn[k];
+
+		if (t->spill || !is_exit(t) || !is_of_rotation(x, t->recipe) || !tr_live_before(t))
+			continue;
+		t->spill = true;
+		changed = true;
+	}
+	return changed;
 }
 
 /* ---- emission ----------------------------------------------------------------------------------------------------------------------------------- */
