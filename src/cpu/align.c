@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Alignment checking (#AC): with CR0.AM and EFLAGS.AC, at CPL 3. Code that has it on runs one instruction at a time, and this looks at
- * the operands before: so nothing else in the engine knows of it. Not checked: operands of 16 bytes and more, which
- * processors do not check either unless they must be aligned anyway, and those of several parts (far pointers). Misalignment is found before pages are.
+ * Alignment checking (#AC): with CR0.AM and EFLAGS.AC, at CPL 3. Code that has it on runs one instruction at a time, and this
+ * looks at the operands before: so nothing else in the engine knows of it. Not checked: operands of 16 bytes and more, which
+ * processors do not check either unless they must be aligned anyway, and those of several parts (far pointers). Misalignment
+ * is found before pages are.
  * Source: Intel SDM vol. 3 "Interrupt 17: Alignment Check Exception (#AC)".
  */
 #include "cpu/align.h"

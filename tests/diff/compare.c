@@ -219,7 +219,8 @@ const char *diff_compare(const struct diff_case *k, const struct insn *in, const
 		return "the engine left with an exit";
 	if (q & Q_WHERE && n->vector == VEC_PF && n->cr2 >= 0x7ffffffff000ull && e->fault)
 		return NULL;	/* in pieces: a page fault below the canonical hole before #GP in it */
-	if (q & Q_ORDER && e->fault && n->vector != e->vector && (n->vector == VEC_PF || e->vector == VEC_PF || (n->vector == VEC_GP && e->vector == VEC_SS)))
+	if (q & Q_ORDER && e->fault && n->vector != e->vector &&
+	    (n->vector == VEC_PF || e->vector == VEC_PF || (n->vector == VEC_GP && e->vector == VEC_SS)))
 		return NULL;
 	if (q & Q_MORE && (n->vector == VEC_PF || is_byte_masked(in->op)) && (!e->fault || e->vector == VEC_GP))
 		return NULL;

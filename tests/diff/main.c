@@ -101,13 +101,14 @@ static void run_batch(struct diff_case *k, unsigned n, struct rng *r)
 
 static bool is_wanted(const struct diff_form *f, int argc, char **argv)
 {
+	const struct insn_row *row = &insn_rows[f->row];
 	bool any = false;
 
 	for (int i = 1; i < argc; i++) {
 		if (argv[i][0] == '-')
 			continue;
 		any = true;
-		if (!strcmp(argv[i], insn_rows[f->row].name) || !strcmp(argv[i], diff_family(&insn_rows[f->row])))
+		if (!strcmp(argv[i], row->name) || !strcmp(argv[i], diff_family(row)))
 			return true;
 	}
 	return !any;

@@ -608,7 +608,7 @@ bool tr_flags_complete(struct tr_compiler *x)
 	return changed;
 }
 
-/* ---- emission ----------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- emission ----------------------------- */
 
 /* Which recipe holds, for tr_settle(). No flag is touched. */
 void tr_flags_tell(struct tr_compiler *x, uint32_t recipe)
