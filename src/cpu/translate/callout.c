@@ -232,6 +232,8 @@ uint64_t tr_edge(struct vcpu *c, uint32_t id)
 	struct tr_link *l = &from->link[id & 63];
 	uint64_t host;
 
+	if (l->is_blind)
+		c->cc_recipe = 0;	/* of flags that are gone; a carry that is wanted is in c->cc */
 	tr_settle(c);
 	c->rip = l->rip;
 	if (l->is_blind && !may_stay(c))
@@ -282,6 +284,8 @@ uint64_t tr_stale(struct vcpu *c, uint32_t id)
 	struct tr_unit *t = unit_of(k, id);
 	struct tr_jump *j = tr_jump_slot(k, t->mode, t->rip);
 
+	if (t->is_blind)
+		c->cc_recipe = 0;	/* as in tr_edge() */
 	tr_settle(c);
 	c->stats.tr_stale++;
 	c->rip = t->rip;
