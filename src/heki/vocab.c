@@ -206,7 +206,7 @@ int vocab_find(struct heki *h, struct heki_seals *s)
 		return -ENOMEM;
 	err = find_in(&m);
 	free(m.text);
-	if (!err)
+	if (!err && s->n_sites)
 		qsort(s->site, s->n_sites, sizeof(*s->site), by_va);
 	return err;
 }
