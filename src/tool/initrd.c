@@ -42,11 +42,14 @@ static const char init_start[] =
 /* With everything loaded that the machine needs. */
 static const char init_lock[] = "devmem $lock_register 32 1 || echo 'init: the kernel cannot be locked (no /dev/mem)'\n";
 
-/* stty waits until all output is sent before it sets anything: power-off would cut it off. */
+/*
+ * stty waits until all output is sent before it sets anything: power-off would cut it off. So would the end of the session's leader,
+ * since it hangs the terminal up: the leader waits first, whatever group of processes has the terminal by then.
+ */
 static const char init_run[] =
 	"cd /\n"
 	"devmem $input_register 32 1\n"
-	"setsid cttyhack sh /etc/guestward/start\n"
+	"setsid cttyhack sh -c 'trap : INT QUIT; sh /etc/guestward/start; s=$?; (trap \"\" TTOU; stty opost); exit $s'\n"
 	"status=$?\n"
 	"sync\n"
 	"stty opost </dev/console\n"
