@@ -326,6 +326,35 @@ static void call_and_return(struct maker *m)
 	patch_here(m, over);
 }
 
+/* As strcmp() ends: the block behind the loop reads the carry and overwrites all flags, before it could be left. */
+static void carry_of_loop(struct maker *m)
+{
+	unsigned start, first, out, done;
+
+	mov_imm(m, RBP, 0);
+	mov_imm(m, RCX, 2 + pick(m, 30));
+	byte(m, 0xe9);		/* the block at the end first, so that it is known when the loop is translated */
+	word(m, 0);
+	first = start = m->p->len;
+	bytes(m, "\x8b\x14\x25", 3);	/* mov edx, [own] */
+	word(m, (uint32_t)RIG_OWN);
+	bytes(m, "\x83\xe9\x01\x83\xf9", 5);	/* sub ecx, 1; cmp ecx, n */
+	byte(m, pick(m, 8));
+	bytes(m, "\x0f\x82", 2);	/* jb out */
+	word(m, 0);
+	out = m->p->len;
+	bytes(m, "\x85\xc9\x0f\x85", 4);	/* test ecx, ecx; jnz start */
+	word(m, start - (m->p->len + 4));
+	patch_here(m, first);
+	patch_here(m, out);
+	bytes(m, "\x19\xdb\x85\xed\x0f\x85", 6);	/* sbb ebx, ebx; test ebp, ebp; jnz done */
+	word(m, 0);
+	done = m->p->len;
+	bytes(m, "\xff\xc5\xe9", 3);	/* inc ebp; jmp start */
+	word(m, start - (m->p->len + 4));
+	patch_here(m, done);
+}
+
 static void computed_jump(struct maker *m)
 {
 	unsigned reg = pick(m, 16), at;
@@ -388,8 +417,10 @@ void program_make(struct rig_program *p, uint64_t seed, const uint8_t *choice, s
 			loop(m);
 		else if (what < 94)
 			call_and_return(m);
-		else if (what < 97)
+		else if (what < 96)
 			computed_jump(m);
+		else if (what < 98)
+			carry_of_loop(m);
 		else
 			counted_jump(m);
 	}
