@@ -641,8 +641,14 @@ static void put_mark(struct tr_compiler *x)
 
 void tr_flags_mark(struct tr_compiler *x)
 {
-	if ((x->edge_mark[0] || x->edge_mark[1]) && !x->mem_exact && !x->is_marked)
-		put_mark(x);
+	struct tr_enc clear = { .opcode = 0xc7, .rm = RM_VCPU(cc_recipe), .n_imm = 4 };
+
+	if (!x->mem_exact && !x->is_marked) {
+		if (x->edge_mark[0] || x->edge_mark[1])
+			put_mark(x);
+		else if (x->edge_live[0] == TF_C || x->edge_live[1] == TF_C)
+			e_put(&x->e, &clear);	/* a carry put away alone leaves what an earlier block was told */
+	}
 	x->is_marked = true;
 }
 
