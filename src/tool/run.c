@@ -157,38 +157,41 @@ int run_check_program(const char *path, struct err *err)
 
 /* ---- the library ------------------------------------------------------------------------------------------------------- */
 
-/* Beside us in a build tree, or where an installation puts it. */
-static const char *const places[] = { "../shim/", "../" GUESTWARD_LIBDIR "/guestward/", "../lib/guestward/" };
+static const char *const places[] = { "../shim/", "../" GUESTWARD_LIBDIR "/guestward/", "../lib/guestward/", NULL };
 
-static int find_shim(char *path, struct err *err)
+int run_find_beside(const char *const *folders, const char *name, char *path, struct err *err)
 {
-	static char self[PATH_MAX], try[PATH_MAX + 128];	/* large, and there is one call */
+	static char self[PATH_MAX], try[2 * PATH_MAX];	/* large, and there is one call */
 	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
 
 	if (n < 0)
 		return err_set(err, "cannot find this program's own file: %s", strerror(errno));
 	self[n] = 0;
 	*(strrchr(self, '/') + 1) = 0;
-	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
-		snprintf(try, sizeof(try), "%s%s" SHIM_NAME, self, places[i]);
-		if (realpath(try, path))
-			return 0;
+	for (; *folders; folders++) {
+		snprintf(try, sizeof(try), "%s%s%s", self, *folders, name);
+		if (!realpath(try, path))
+			continue;
+		return strpbrk(path, ": ") ? err_set(err, "the dynamic linker cannot use a path with a space or a colon: %s", path) : 0;
 	}
-	return err_set(err, "cannot find " SHIM_NAME " beside this program: is it installed?");
+	return err_set(err, "cannot find %s beside this program: is it installed?", name);
+}
+
+int run_put_first(const char *name, const char *value, struct err *err)
+{
+	static char list[2 * PATH_MAX + 4096];
+	const char *others = getenv(name);
+
+	if ((size_t)snprintf(list, sizeof(list), "%s%s%s", value, others && *others ? ":" : "", others ? others : "") >= sizeof(list))
+		return err_set(err, "%s is too long", name);
+	return setenv(name, list, 1) ? err_set(err, "cannot set %s: %s", name, strerror(errno)) : 0;
 }
 
 static int preload(struct err *err)
 {
-	static char shim[PATH_MAX], list[PATH_MAX + 4096];
-	const char *others = getenv("LD_PRELOAD");
+	static char shim[PATH_MAX];
 
-	if (find_shim(shim, err))
-		return -1;
-	if (strpbrk(shim, ": "))
-		return err_set(err, "the dynamic linker cannot preload a path with a space or a colon: %s", shim);
-	if ((size_t)snprintf(list, sizeof(list), "%s%s%s", shim, others && *others ? ":" : "", others ? others : "") >= sizeof(list))
-		return err_set(err, "LD_PRELOAD is too long");
-	return setenv("LD_PRELOAD", list, 1) ? err_set(err, "cannot set LD_PRELOAD: %s", strerror(errno)) : 0;
+	return run_find_beside(places, SHIM_NAME, shim, err) || run_put_first("LD_PRELOAD", shim, err) ? -1 : 0;
 }
 
 /* ---- the subcommand ---------------------------------------------------------------------------------------------------- */

@@ -10,7 +10,6 @@
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -19,45 +18,16 @@
 
 #define HOST_NAME	"libguestward-xenhost.so"
 
-static const char *const places[] = { "../xen/", "../" GUESTWARD_LIBDIR "/guestward/xen/", "../lib/guestward/xen/" };
-
-static int find_folder(char folder[PATH_MAX], struct err *err)
-{
-	static char self[PATH_MAX], try[PATH_MAX + 128];	/* large, and there is one call */
-	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-
-	if (n < 0)
-		return err_set(err, "cannot find this program's own file: %s", strerror(errno));
-	self[n] = 0;
-	*(strrchr(self, '/') + 1) = 0;
-	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
-		snprintf(try, sizeof(try), "%s%s" HOST_NAME, self, places[i]);
-		if (!realpath(try, folder))
-			continue;
-		*strrchr(folder, '/') = 0;
-		return strpbrk(folder, ": ") ? err_set(err, "the dynamic linker cannot use a path with a space or a colon: %s", folder) : 0;
-	}
-	return err_set(err, "cannot find " HOST_NAME " beside this program: is it installed?");
-}
-
-static int put_first(const char *name, const char *value, struct err *err)
-{
-	static char list[2 * PATH_MAX + 4096];
-	const char *others = getenv(name);
-
-	if ((size_t)snprintf(list, sizeof(list), "%s%s%s", value, others && *others ? ":" : "", others ? others : "") >= sizeof(list))
-		return err_set(err, "%s is too long", name);
-	return setenv(name, list, 1) ? err_set(err, "cannot set %s: %s", name, strerror(errno)) : 0;
-}
+static const char *const places[] = { "../xen/", "../" GUESTWARD_LIBDIR "/guestward/xen/", "../lib/guestward/xen/", NULL };
 
 static int prepare(struct err *err)
 {
-	static char folder[PATH_MAX], host[PATH_MAX + 64];
+	static char host[PATH_MAX], folder[PATH_MAX];
 
-	if (find_folder(folder, err))
+	if (run_find_beside(places, HOST_NAME, host, err) || run_put_first("LD_PRELOAD", host, err))
 		return -1;
-	snprintf(host, sizeof(host), "%s/" HOST_NAME, folder);
-	return put_first("LD_LIBRARY_PATH", folder, err) || put_first("LD_PRELOAD", host, err) ? -1 : 0;
+	snprintf(folder, sizeof(folder), "%.*s", (int)(strrchr(host, '/') - host), host);
+	return run_put_first("LD_LIBRARY_PATH", folder, err);
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)
