@@ -156,9 +156,10 @@ void vm_tsc_guest_write(struct vm_vcpu *v, uint64_t value)
 
 /*
  * A write by the client means "this is what the TSC should be", and the client writes vCPU after vCPU: values within a second
- * of what the last one written has become by now (and 0, a new vCPU) are taken to mean the same TSC.
+ * of what the last one it wrote has become by now are taken to mean the same TSC. Not within a second of what new vCPUs start with: a guest
+ * that is restored into a young VM may itself be young, and must not go back in time. 0 always means the same, as for a new vCPU.
  */
-void vm_tsc_host_write(struct vm_vcpu *v, uint64_t value)
+static void host_write(struct vm_vcpu *v, uint64_t value, bool by_client)
 {
 	struct vm *vm = v->vm;
 	uint64_t host = __rdtsc(), offset = value - scale(host, v->tsc_ratio), expected, apart;
@@ -168,7 +169,7 @@ void vm_tsc_host_write(struct vm_vcpu *v, uint64_t value)
 	if (vm->tsc_written_khz == v->tsc_khz) {
 		expected = vm->tsc_written + scale(host - vm->tsc_written_at, v->tsc_ratio);
 		apart = value > expected ? value - expected : expected - value;
-		same = !value || apart < (uint64_t)v->tsc_khz * 1000;
+		same = !value || (vm->is_tsc_written && apart < (uint64_t)v->tsc_khz * 1000);
 	}
 	if (same)
 		offset = vm->tsc_cur_offset;
@@ -176,14 +177,27 @@ void vm_tsc_host_write(struct vm_vcpu *v, uint64_t value)
 	vm->tsc_written = scale(host, v->tsc_ratio) + offset;
 	vm->tsc_written_at = host;
 	vm->tsc_written_khz = v->tsc_khz;
+	vm->is_tsc_written |= by_client;
 	pthread_mutex_unlock(&vm->tsc_lock);
 	vm_tsc_set_offset(v, offset);
 }
 
-/* The CPU reads the counter by itself where an offset is all there is to it. */
+void vm_tsc_host_write(struct vm_vcpu *v, uint64_t value)
+{
+	host_write(v, value, true);
+}
+
+#define TOLERANCE_PPM	250u	/* KVM's tsc_tolerance_ppm */
+
+/*
+ * The CPU reads the counter by itself where an offset is all there is to it. As in KVM, a rate that is nearly the host's is the host's: what
+ * another process or host measured as the same clock.
+ */
 static void set_ratio(struct vm_vcpu *v, uint64_t khz)
 {
-	v->tsc_ratio = khz == vm_host_tsc_khz() ? RATIO_ONE : (khz << 32) / vm_host_tsc_khz();
+	uint64_t host = vm_host_tsc_khz(), apart = khz > host ? khz - host : host - khz;
+
+	v->tsc_ratio = apart * 1000000 <= host * TOLERANCE_PPM ? RATIO_ONE : (khz << 32) / host;
 	if (v->tsc_ratio == 0)
 		v->tsc_ratio = 1;
 	v->c.tsc_offset = v->tsc_ratio == RATIO_ONE ? &v->tsc_offset : NULL;
@@ -192,7 +206,7 @@ static void set_ratio(struct vm_vcpu *v, uint64_t khz)
 void vm_tsc_init(struct vm_vcpu *v)
 {
 	set_ratio(v, v->tsc_khz);
-	vm_tsc_host_write(v, 0);
+	host_write(v, 0, false);
 }
 
 int vm_set_tsc_khz(struct vm_vcpu *v, uint64_t khz)
@@ -204,9 +218,7 @@ int vm_set_tsc_khz(struct vm_vcpu *v, uint64_t khz)
 	if (khz > UINT32_MAX)
 		return -EINVAL;
 	v->tsc_khz = (uint32_t)khz;
-	v->tsc_ratio = khz == vm_host_tsc_khz() ? RATIO_ONE : (khz << 32) / vm_host_tsc_khz();
-	if (v->tsc_ratio == 0)
-		v->tsc_ratio = 1;
+	set_ratio(v, khz);
 	/* The count goes on from where it is. */
 	vm_tsc_set_offset(v, now - scale(__rdtsc(), v->tsc_ratio));
 	if (v->lapic)

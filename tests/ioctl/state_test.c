@@ -388,6 +388,100 @@ static void clocks(void **state)
 	rig_close(&r);
 }
 
+static uint64_t tsc_of(struct rig *r, int vcpu)
+{
+	struct rig_msrs m = { .nmsrs = 1, .e[0].index = 0x10 };
+
+	(void)r;
+	assert_int_equal(rig_ioctl(vcpu, KVM_GET_MSRS, &m), 1);
+	return m.e[0].data;
+}
+
+static void set_tsc(int vcpu, uint64_t value)
+{
+	struct rig_msrs m = { .nmsrs = 1, .e[0] = { .index = 0x10, .data = value } };
+
+	assert_int_equal(rig_ioctl(vcpu, KVM_SET_MSRS, &m), 1);
+}
+
+/* The translator knows 64-bit code only: one page of 2 MiB, flat segments. */
+static void run_in_64_bits(struct rig *r)
+{
+	uint64_t *table = (uint64_t *)(void *)(r->ram + 0x2000);
+	struct kvm_sregs s;
+
+	table[0] = 0x3003;
+	table[512] = 0x4003;
+	table[1024] = 0x83;
+	assert_int_equal(rig_ioctl(r->vcpu, KVM_GET_SREGS, &s), 0);
+	s.cr0 = 0x80000011;
+	s.cr3 = 0x2000;
+	s.cr4 = 0x20;
+	s.efer = 0x500;
+	s.cs.l = 1;
+	s.cs.db = 0;
+	s.cs.type = 11;
+	assert_int_equal(rig_ioctl(r->vcpu, KVM_SET_SREGS, &s), 0);
+}
+
+/* What RDTSC says in the guest is what the client reads, at any rate, one that differs by little from the host's included. */
+static void rdtsc_goes_at_the_rate_that_was_set(void **state)
+{
+	static const uint8_t read[] = { 0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0, 0xf4 };	/* rdtsc; shl rdx, 32; or rax, rdx; hlt */
+	static const int parts_per_million[] = { 0, 1, -1, 200, -200, 300, 1000, 500000, -500000 };
+
+	for (unsigned i = 0; i < sizeof(parts_per_million) / sizeof(parts_per_million[0]); i++) {
+		uint64_t before, after;
+		struct kvm_regs g;
+		struct rig r;
+		long khz;
+
+		rig_open(&r, RIG_CPUID);
+		rig_code(&r, read, sizeof(read));
+		run_in_64_bits(&r);
+		khz = rig_ioctl_n(r.vcpu, KVM_GET_TSC_KHZ, 0);
+		khz += khz * parts_per_million[i] / 1000000;
+		assert_int_equal(rig_ioctl_n(r.vcpu, KVM_SET_TSC_KHZ, (unsigned long)khz), 0);
+		assert_int_equal(rig_ioctl_n(r.vcpu, KVM_GET_TSC_KHZ, 0), khz);
+		before = tsc_of(&r, r.vcpu);
+		assert_int_equal(rig_run(&r), 0);
+		after = tsc_of(&r, r.vcpu);
+		assert_int_equal(rig_ioctl(r.vcpu, KVM_GET_REGS, &g), 0);
+		if (g.rax < before || g.rax > after)
+			fail_msg("%d ppm: the guest reads %llu, the client %llu and then %llu", parts_per_million[i], g.rax,
+				 (unsigned long long)before, (unsigned long long)after);
+		rig_close(&r);
+	}
+}
+
+/* A guest half a second old goes into a VM just made; its vCPUs are written one after the other, a little late. */
+static void the_tsc_of_a_young_guest_is_not_set_back(void **state)
+{
+	uint64_t second, value, late;
+	struct rig r;
+	int other;
+
+	rig_open(&r, RIG_CPUID);
+	other = (int)rig_ioctl_n(r.vm, KVM_CREATE_VCPU, 1);
+	assert_true(other >= 0);
+	second = (uint64_t)rig_ioctl_n(r.vcpu, KVM_GET_TSC_KHZ, 0) * 1000;
+	value = tsc_of(&r, r.vcpu) + second / 2;
+	set_tsc(r.vcpu, value);
+	assert_in_range(tsc_of(&r, r.vcpu), value, value + second / 4);
+	/* The same value, a moment later, means the same counter. */
+	late = tsc_of(&r, r.vcpu) - value;
+	set_tsc(other, value);
+	assert_true(tsc_of(&r, other) - value >= late);
+	/* And so does 0. Another second does not. */
+	set_tsc(other, 0);
+	assert_true(tsc_of(&r, other) >= value);
+	value = tsc_of(&r, r.vcpu) + 3 * second;
+	set_tsc(r.vcpu, value);
+	assert_in_range(tsc_of(&r, r.vcpu), value, value + second);
+	gw_close(other);
+	rig_close(&r);
+}
+
 /* After the first KVM_RUN only the same CPUID is accepted. */
 static void cpuid_is_fixed_by_running(void **state)
 {
@@ -468,6 +562,8 @@ int main(void)
 		{ "every listed MSR can be read and written back", msrs },
 		{ "feature MSRs can be read and written to a vCPU", feature_msrs },
 		{ "clock, TSC offset and rate", clocks },
+		{ "RDTSC goes at the rate that was set", rdtsc_goes_at_the_rate_that_was_set },
+		{ "the TSC of a young guest is not set back", the_tsc_of_a_young_guest_is_not_set_back },
 		{ "CPUID cannot change after KVM_RUN, the same is accepted", cpuid_is_fixed_by_running },
 		{ "a linear address width other than 48 or 57 is EINVAL", cpuid_address_width },
 		{ "TRANSLATE walks and leaves no trace", translate },
