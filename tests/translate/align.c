@@ -98,7 +98,9 @@ int main(void)
 	unsigned n = 0;
 	bool bad = false;
 
-	if (!b || (memset(b, 0, sizeof(*b)), bare_init(b, 0x100000))) {
+	if (b)
+		memset(b, 0, sizeof(*b));
+	if (!b || bare_init(b, 0x100000)) {
 		printf("Bail out! no memory\n");
 		return 1;
 	}
