@@ -104,6 +104,14 @@ static long get_feature_msrs(struct kvm_call *k)
 	return i;
 }
 
+static long give_cpuid(struct kvm_call *k, struct kvm_cpuid2 *head, const struct kvm_cpuid_entry2 *e, unsigned n)
+{
+	if (kvm_copy_out(k->arg + sizeof(*head), e, n * sizeof(*e)))
+		return -EFAULT;
+	head->nent = n;
+	return kvm_copy_out(k->arg, head, sizeof(*head));
+}
+
 static long get_supported_cpuid(struct kvm_call *k)
 {
 	struct kvm_cpuid_entry2 e[VM_CPUID_MAX];
@@ -118,10 +126,7 @@ static long get_supported_cpuid(struct kvm_call *k)
 	n = vm_cpuid_supported(e, VM_CPUID_MAX);
 	if (n > head.nent || n > VM_CPUID_MAX)
 		return -E2BIG;
-	if (kvm_copy_out(k->arg + sizeof(head), e, n * sizeof(e[0])))
-		return -EFAULT;
-	head.nent = n;
-	return kvm_copy_out(k->arg, &head, sizeof(head));
+	return give_cpuid(k, &head, e, n);
 }
 
 /* This list is the only one whose padding KVM looks at; and its room must be one more than what is in it. */
@@ -143,10 +148,7 @@ static long get_emulated_cpuid(struct kvm_call *k)
 	n = vm_cpuid_emulated(e, VM_CPUID_MAX);
 	if (head.nent <= n)
 		return -E2BIG;
-	if (kvm_copy_out(k->arg + sizeof(head), e, n * sizeof(e[0])))
-		return -EFAULT;
-	head.nent = n;
-	return kvm_copy_out(k->arg, &head, sizeof(head));
+	return give_cpuid(k, &head, e, n);
 }
 
 /* ---- attributes, machine check, extension block ------------------------------------------------------------------------- */
