@@ -4,6 +4,7 @@
 
 #include <cpuid.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -179,4 +180,25 @@ void bare_fini(struct bare *b)
 	acc_vm_free(b->vm);
 	mem_code_map_free(b->code);
 	munmap(b->ram, b->size);
+}
+
+#define PT_CODE		0x4000u
+#define PT_DATA		0x5000u
+
+struct bare *bare_pages(size_t size, uint64_t code, uint64_t data)
+{
+	struct bare *b = aligned_alloc(4096, (sizeof(*b) + 4095) & ~4095ul);
+
+	if (!b)
+		return NULL;
+	memset(b, 0, sizeof(*b));
+	if (bare_init(b, size)) {
+		free(b);
+		return NULL;
+	}
+	bare_table(b, PT_CODE, code);
+	bare_table(b, PT_DATA, data);
+	bare_pte(b, PT_CODE, code, 0, BARE_CODE | BARE_USER);
+	bare_pte(b, PT_DATA, data, 0, BARE_DATA | BARE_USER);
+	return b;
 }

@@ -24,6 +24,10 @@ struct bare {
 /* @b: zeroed, aligned to a page. @size: of memory, which is zero. Paging is on; the upper tables map nothing yet. 0 or -errno. */
 int bare_init(struct bare *b, size_t size);
 void bare_fini(struct bare *b);
+/* A new one with a page of code at @code and one of data at @data, the user's: at these places in its memory. NULL: no memory. */
+#define BARE_CODE	0x10000u
+#define BARE_DATA	0x20000u
+struct bare *bare_pages(size_t size, uint64_t code, uint64_t data);
 
 /* The entry for @la in @table of @level (3: PML4, 0: PT). */
 void bare_pte(struct bare *b, uint32_t table, uint64_t la, unsigned level, uint64_t value);

@@ -11,10 +11,6 @@
 #include "../diff/diff.h"
 #include "cpu/sys/sys.h"
 
-#define GPA_PT_CODE	0x4000u
-#define GPA_PT_DATA	0x5000u
-#define GPA_CODE	0x10000u
-#define GPA_DATA	0x20000u
 
 /* RDI, RSI and RSP are in a page of data, at these offsets. */
 struct row { const char *name; unsigned len; const char *code; unsigned rdi, rsi, rsp; bool is_refused; };
@@ -41,8 +37,8 @@ static const struct row rows[] = {
 
 static void load(struct bare *b, const struct row *t, uint32_t flags)
 {
-	memset(b->ram + GPA_CODE, 0xf4, 4096);
-	memcpy(b->ram + GPA_CODE, t->code, t->len);
+	memset(b->ram + BARE_CODE, 0xf4, 4096);
+	memcpy(b->ram + BARE_CODE, t->code, t->len);
 	cpu_memory_touched(&b->c);
 	bare_user_mode(&b->c, true);
 	memset(b->c.gpr, 0, sizeof(b->c.gpr));
@@ -94,20 +90,14 @@ static bool is_noticed_in_hot_code(struct bare *b)
 
 int main(void)
 {
-	struct bare *b = aligned_alloc(4096, (sizeof(*b) + 4095) & ~4095ul);
+	struct bare *b = bare_pages(0x100000, DIFF_CODE, DIFF_DATA);
 	unsigned n = 0;
 	bool bad = false;
 
-	if (b)
-		memset(b, 0, sizeof(*b));
-	if (!b || bare_init(b, 0x100000)) {
+	if (!b) {
 		printf("Bail out! no memory\n");
 		return 1;
 	}
-	bare_table(b, GPA_PT_CODE, DIFF_CODE);
-	bare_table(b, GPA_PT_DATA, DIFF_DATA);
-	bare_pte(b, GPA_PT_CODE, DIFF_CODE, 0, GPA_CODE | BARE_USER);
-	bare_pte(b, GPA_PT_DATA, DIFF_DATA, 0, GPA_DATA | BARE_USER);
 	b->c.acc.cr0 |= CR0_AM;
 	printf("1..%zu\n", 2 * ARRAY_SIZE(rows) + 1);
 	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {

@@ -13,10 +13,6 @@
 #include "../diff/diff.h"
 #include "cpu/sys/sys.h"
 
-#define GPA_PT_CODE	0x4000u
-#define GPA_PT_DATA	0x5000u
-#define GPA_CODE	0x10000u
-#define GPA_DATA	0x20000u
 #define KICKS		40u
 #define PHASES		64u
 
@@ -43,7 +39,7 @@ static const struct form forms[] = {
 
 static void load(struct bare *b, const struct form *f, unsigned phase)
 {
-	uint8_t *code = b->ram + GPA_CODE;
+	uint8_t *code = b->ram + BARE_CODE;
 
 	memset(code, 0x90, 4096);
 	memcpy(code + phase, f->code, f->len);
@@ -75,21 +71,15 @@ static bool run(struct bare *b, const struct form *f, unsigned phase, unsigned *
 
 int main(void)
 {
-	struct bare *b = aligned_alloc(4096, (sizeof(*b) + 4095) & ~4095ul);
+	struct bare *b = bare_pages(0x100000, DIFF_CODE, DIFF_DATA);
 	struct cpu_env env;
 	bool bad = false;
 	unsigned all = 0;
 
-	if (b)
-		memset(b, 0, sizeof(*b));
-	if (!b || bare_init(b, 0x100000)) {
+	if (!b) {
 		printf("Bail out! no memory\n");
 		return 1;
 	}
-	bare_table(b, GPA_PT_CODE, DIFF_CODE);
-	bare_table(b, GPA_PT_DATA, DIFF_DATA);
-	bare_pte(b, GPA_PT_CODE, DIFF_CODE, 0, GPA_CODE | BARE_USER);
-	bare_pte(b, GPA_PT_DATA, DIFF_DATA, 0, GPA_DATA | BARE_USER);
 	bare_kernel_mode(&b->c);
 	env = *b->c.env;
 	env.poll = kick;
