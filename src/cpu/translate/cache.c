@@ -265,6 +265,8 @@ static bool take_options(struct translator *k, const char *s)
 			k->chain = false;
 		else if (is_word(s, n, "no-tlb"))
 			k->tlb = false;
+		else if (is_word(s, n, "perf"))
+			k->perf = true;
 		else if (n && !is_number(s, n, "hot=", 60000, &k->hot) && !is_number(s, n, "code=", 1023, &mib))
 			gw_log(GW_LOG_WARN, "GUESTWARD_ENGINE: '%.*s' means nothing", (int)n, s);
 		s += n + (s[n] == ',');
@@ -283,34 +285,28 @@ static int map_code(struct translator *k)
 	size_t jumps = ACC_N_MODES * sizeof(struct tr_jump) << TR_JUMP_BITS, epochs = TR_MAX_PAGES * sizeof(*k->epochs);
 	size_t stamps = k->size / TR_UNIT_MIN * sizeof(*k->stamps), near = jumps + epochs + stamps + TR_MAX_SITES * sizeof(*k->site);
 	uint8_t *base = mmap(NULL, near + k->size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	int fd, err = -ENOMEM;
 
 	if (base == MAP_FAILED)
 		return -ENOMEM;
 	k->near_base = base;
 	k->near_size = near + k->size;
-	fd = memfd_create("guestward-code", MFD_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	if (ftruncate(fd, k->size) || mprotect(base, near, PROT_READ | PROT_WRITE))
-		goto out;
-	k->rw = mmap(NULL, k->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (mprotect(base, near, PROT_READ | PROT_WRITE))
+		return -ENOMEM;
+	k->rw = mmap(NULL, k->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (k->rw == MAP_FAILED) {
 		k->rw = NULL;
-		goto out;
+		return -ENOMEM;
 	}
-	k->rx = mmap(base + near, k->size, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED, fd, 0);
-	if (k->rx == MAP_FAILED)
-		goto out;
+	/* An old size of 0 maps shared memory once more: mremap(2). Writable for a moment, while nothing has been put there. */
+	k->rx = base + near;
+	if (mremap(k->rw, 0, k->size, MREMAP_MAYMOVE | MREMAP_FIXED, k->rx) == MAP_FAILED || mprotect(k->rx, k->size, PROT_READ | PROT_EXEC))
+		return -errno;
 	for (unsigned m = 0; m < ACC_N_MODES; m++)
 		k->jump[m] = (struct tr_jump *)base + ((size_t)m << TR_JUMP_BITS);
 	k->epochs = (uint64_t *)(base + jumps);
 	k->stamps = (uint64_t *)(base + jumps + epochs);
 	k->site = (struct tr_site *)(base + jumps + epochs + stamps);
-	err = 0;
-out:
-	close(fd);
-	return err;
+	return 0;
 }
 
 static void free_translator(struct translator *k)
@@ -342,6 +338,7 @@ static int prepare(struct vcpu *c, struct translator *k)
 	if (tr_recipes_new(k) || !k->unit || !k->meta || !k->compiler)
 		return -ENOMEM;
 	tr_emit_routines(c, k);
+	tr_perfmap_open(k);
 	/* Fresh memory is zero. */
 	for (unsigned m = 0; m < ACC_N_MODES; m++)
 		k->jump[m][0].rip = 1;

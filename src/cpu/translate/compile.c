@@ -458,6 +458,7 @@ static void publish(struct tr_compiler *x)
 	x->c->stats.tr_units++;
 	x->c->stats.tr_unit_insns += x->n;
 	x->c->stats.tr_code += u->end - u->mapped;
+	tr_perfmap_unit(k, u);
 	host_serialize();
 }
 

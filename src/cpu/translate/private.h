@@ -131,7 +131,7 @@ enum tr_made {
 struct tr_routines { uint32_t enter, one, edge, entry, stale, bail, indirect, resume, load_vec[3], save_vec, miss; };
 
 struct translator {
-	/* One memory file mapped twice; never writable and executable in one mapping. @jump lies before the code in both. */
+	/* Shared memory mapped twice; never writable and executable in one mapping. @jump lies before the code in both. */
 	uint8_t *rw, *rx;
 	uint32_t size, used, first;	/* of code; where units begin */
 	struct tr_routines at;
@@ -157,6 +157,7 @@ struct translator {
 	void *compiler;			/* struct tr_compiler, too large for the stack */
 	unsigned hot;
 	bool chain, tlb;
+	bool perf;			/* units are named for perf(1) */
 	bool entered;			/* GS is the vCPU's */
 	uint64_t client_gs;
 	struct cpu_op pair[2];		/* an operation alone, and one that says that it was done */
@@ -191,6 +192,10 @@ static inline void tr_settle(struct vcpu *c)
 	if (c->tr_flags | c->cc_recipe)
 		tr_make_flags(c);
 }
+
+/* perfmap.c: names for perf(1), if GUESTWARD_ENGINE has `perf`: of the routines, and of a unit that was made */
+void tr_perfmap_open(const struct translator *k);
+void tr_perfmap_unit(const struct translator *k, const struct tr_unit *u);
 
 /* cache.c */
 void *tr_meta(struct translator *k, size_t size);	/* NULL: full */

@@ -19,6 +19,7 @@
  *	no-tlb		every memory access goes to the interpreter's handler
  *	hot=N		translate at the Nth execution (4)
  *	code=N		MiB of translated code a vCPU may have, 1 to 1023 (64); when it is full all is dropped
+ *	perf		names of translated code for perf(1), in /tmp/perf-PID.map
  */
 int tr_new(struct vcpu *c);	/* 0 or -errno; c->translator stays NULL when there is nothing to translate with */
 void tr_free(struct vcpu *c);
