@@ -7,7 +7,7 @@ CACHE ?= cache
 
 GUESTWARD = $(BUILD)/src/tool/guestward
 
-.PHONY: all run test stress bench presubmit install clean
+.PHONY: all run test stress hunts matrix bench presubmit install clean
 
 all: $(BUILD)/build.ninja
 	ninja -C $(BUILD)
@@ -37,9 +37,11 @@ test: all
 	-tools/fetch-debian
 	meson test -C $(BUILD) --print-errorlogs
 
-# The long hunts: every stress-* target of the build, then every machine type, interrupt controller, CPU model and firmware QEMU
-# can be asked for. Hours on two CPUs.
-stress: all
+# The long hunts: every stress-* target of the build, then the client matrix. Hours on two CPUs.
+stress: hunts
+	$(MAKE) matrix
+
+hunts: all
 	tools/install-deps $(CLIENT_PACKAGES)
 	tools/fetch-kernel linux-image-cloud-amd64
 	tools/fetch-kernel linux-image-amd64
@@ -48,7 +50,15 @@ stress: all
 	-tools/fetch-headers linux-image-6.12-cloud-amd64
 	-tools/fetch-debian
 	ninja -C $(BUILD) -j1 $$(ninja -C $(BUILD) -t targets all | sed -n 's/^\(stress-[a-z]*\):.*/\1/p')
-	tests/clients/clients_test.sh $(abspath $(GUESTWARD)) $(abspath $(CACHE)) $(abspath tests/clients) all
+
+# Every machine type, firmware, interrupt controller, CPU model, disk and engine QEMU can be asked for. What was ended half-way goes
+# on where it was: what has passed is in the file DONE. QEMU=... takes another QEMU.
+DONE ?= $(BUILD)/matrix.done
+matrix: all
+	tools/install-deps $(CLIENT_PACKAGES)
+	tools/fetch-kernel linux-image-cloud-amd64
+	tools/fetch-kernel linux-image-amd64
+	DONE=$(abspath $(DONE)) tests/clients/clients_test.sh $(abspath $(GUESTWARD)) $(abspath $(CACHE)) $(abspath tests/clients) all
 
 bench: all
 	$(BUILD)/bench/bench-exits

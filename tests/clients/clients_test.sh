@@ -4,7 +4,10 @@
 # output; one row a machine. Each row is ended after LIMIT seconds.
 # Usage: clients_test.sh GUESTWARD CACHE TESTS [quick|all]: the rows of the file matrix, or every one that matrix.awk allows.
 # QEMU in the environment is another qemu-system-x86_64, with options that it always needs, such as -L DIRECTORY; ROWS is a
-# pattern: only the rows and checks that have it.
+# pattern: only the rows and checks that have it. With DONE, a file, rows that passed are noted there and left out by the next
+# run, which so goes on where this one was ended; when none is left and none failed the file goes. MANY: that many rows, and
+# nothing else.
+# All rows come in an order that is always the same and has no system: the first hundred are a sample of the rest.
 set -u
 QEMU=${QEMU:-qemu-system-x86_64}
 gw=$1 cache=$2 here=$3 suite=${4:-quick}
@@ -24,20 +27,24 @@ command -v ${QEMU%% *} >/dev/null || skip_all 'no qemu-system-x86_64: tools/inst
 [ -e "$k/kernel" ] || skip_all "no kernel in $k: tools/fetch-kernel needs the network once"
 
 started=$(date +%s)
+n_failed=0
 say() { # NAME FAILED: FAILED is a sentence, or empty
 	n=$((n + 1))
 	now=$(date +%s)
 	took=$((now - started)) started=$now
 	if [ -z "$2" ]; then echo "ok $n - $1"; echo "# $took s"; return; fi
+	n_failed=$((n_failed + 1))
 	echo "not ok $n - $1"
 	echo "# $2"
 	tail -n 25 "$dir/out" | tr -d '\r\033' | sed 's/^/# /'
 	[ -s "$dir/log" ] && tail -n 10 "$dir/log" | sed 's/^/# log: /'
 }
-skip() { n=$((n + 1)); echo "ok $n - $1 # SKIP $2"; }
+n_skipped=0
+skip() { n=$((n + 1)) n_skipped=$((n_skipped + 1)); echo "ok $n - $1 # SKIP $2"; }
 
 # shellcheck disable=SC2086
-major=$($QEMU --version | sed -n 's/.*version \([0-9]*\)\..*/\1/p')
+version=$($QEMU --version | sed -n 's/.*version \([0-9.]*\).*/\1/p')
+major=${version%%.*}
 : "${major:=0}"
 
 # ---- what the guests boot --------------------------------------------------------------------------------------------------
@@ -156,6 +163,8 @@ why_not() {
 row() {
 	name="$1, $2, $3, irqchip $4, -cpu $5, $6 CPUs, $7, $8"
 	is_wanted "$name" || return
+	[ -z "${DONE:-}" ] || ! grep -qxF "$version $name" "$DONE" || return
+	[ "$n" -lt "${MANY:-1000000}" ] || return
 	why=$(why_not "$2" "$3" "$4" "$7" | head -n 1)
 	[ -z "$why" ] || { skip "$name" "$why"; return; }
 	kernel=$k/kernel initrd=$dir/initrd
@@ -194,6 +203,7 @@ row() {
 	[ -z "$bad" ] && [ "$(debugfs -R 'cat /written' "$dir/disk" 2>/dev/null)" != 'by the guest' ] &&
 		bad='what the guest wrote is not in the file system'
 	say "$name" "$bad"
+	[ -n "$bad" ] || [ -z "${DONE:-}" ] || echo "$version $name" >>"$DONE"
 }
 
 all_rows() {
@@ -201,6 +211,22 @@ all_rows() {
 		case $machine in '#'*) continue ;; esac
 		row "$machine" "$firmware" "$loader" "$irqchip" "$cpu" "$cpus" "$disk" "$engine"
 	done
+}
+
+# progress ROWS: how far it is, and how long the rest will take at this pace; shown with the results, while they come
+progress() {
+	began=$(date +%s) total=$1 past=0 broken=0
+	[ -z "${DONE:-}" ] || total=$((total - $(grep -c "^$version " "$DONE")))
+	[ "$total" -lt "${MANY:-$total}" ] || total=${MANY:-$total}
+	while IFS= read -r result; do
+		printf '%s\n' "$result"
+		case $result in 'not ok '*) broken=$((broken + 1)) ;; 'ok '*) ;; *) continue ;; esac
+		past=$((past + 1))
+		[ $past -le "$total" ] || continue
+		left=$((($(date +%s) - began) * (total - past) / past / 60))
+		echo "# $past of $total, $broken failed, $((left / 60)) h $((left % 60)) min to go"
+	done
+	[ $broken = 0 ]
 }
 
 # ---- a running machine, by its monitor -------------------------------------------------------------------------------------
@@ -365,9 +391,22 @@ check_screen() {
 	append=
 }
 
+# Each under a number made of its own bytes.
+shuffled() { while read -r r; do printf '%s %s\n' "$(printf %s "$r" | cksum | cut -d' ' -f1)" "$r"; done | sort -n | cut -d' ' -f2-; }
+checks() {
+	[ -z "${MANY:-}" ] || return
+	for check in reset snapshot migration screen secure; do is_wanted "check $check" && check_$check; done
+}
+ending() {
+	echo "# $n with QEMU $version: $((n - n_failed - n_skipped)) passed, $n_failed failed, $n_skipped skipped"
+	[ $n_failed = 0 ] && [ -n "${DONE:-}" ] && [ -z "${ROWS:-}${MANY:-}" ] && rm -f "$DONE"
+	echo "1..$n"
+}
 case $suite in
-quick) all_rows <"$here/matrix" ;;
-all) awk -v what=all -f "$here/matrix.awk" </dev/null >"$dir/rows"; all_rows <"$dir/rows" ;;
+quick) all_rows <"$here/matrix"; checks; ending ;;
+all)
+	[ -z "${DONE:-}" ] || touch "$DONE"
+	awk -v what=all -f "$here/matrix.awk" </dev/null | shuffled >"$dir/rows"
+	{ all_rows <"$dir/rows"; checks; ending; } | progress "$(wc -l <"$dir/rows")"
+	;;
 esac
-for check in reset snapshot migration screen secure; do is_wanted "check $check" && check_$check; done
-echo "1..$n"
