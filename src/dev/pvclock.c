@@ -104,21 +104,27 @@ bool dev_pvclock_write_wall(struct gpa gpa, uint64_t boot_realtime_ns, const str
 	       write_version(gpa, wall.version, ops, opaque);
 }
 
-uint64_t dev_kvmclock_now(int64_t offset_ns, const struct dev_pvclock_sample *now)
+uint64_t dev_kvmclock_at(const struct dev_kvmclock *c, uint64_t host_tsc)
 {
-	return now->mono_ns + (uint64_t)offset_ns;
+	struct dev_pvclock_time t;
+
+	/* Read before another thread set the clock, or on a CPU a little behind: it never goes back. */
+	if ((int64_t)(host_tsc - c->host_tsc) < 0)
+		return c->ns;
+	dev_pvclock_fill(&t, c->host_khz, c->host_tsc, c->ns, 0);
+	return dev_pvclock_ns(&t, host_tsc);
 }
 
-void dev_kvmclock_get(int64_t offset_ns, const struct dev_pvclock_sample *now, struct kvm_clock_data *data)
+void dev_kvmclock_get(const struct dev_kvmclock *c, const struct dev_pvclock_sample *now, struct kvm_clock_data *data)
 {
 	memset(data, 0, sizeof(*data));
-	data->clock = dev_kvmclock_now(offset_ns, now);
+	data->clock = dev_kvmclock_at(c, now->host_tsc);
 	data->flags = KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC;
 	data->realtime = now->realtime_ns;
 	data->host_tsc = now->host_tsc;
 }
 
-int dev_kvmclock_set(int64_t *offset_ns, const struct dev_pvclock_sample *now, const struct kvm_clock_data *data)
+int dev_kvmclock_set(struct dev_kvmclock *c, const struct dev_pvclock_sample *now, const struct kvm_clock_data *data)
 {
 	uint64_t clock = data->clock;
 
@@ -127,6 +133,7 @@ int dev_kvmclock_set(int64_t *offset_ns, const struct dev_pvclock_sample *now, c
 	/* Time passed since the save; never negative, whatever the two hosts' clocks say. */
 	if ((data->flags & KVM_CLOCK_REALTIME) && now->realtime_ns > data->realtime)
 		clock += now->realtime_ns - data->realtime;
-	*offset_ns = (int64_t)(clock - now->mono_ns);
+	c->host_tsc = now->host_tsc;
+	c->ns = clock;
 	return 0;
 }

@@ -56,21 +56,23 @@ bool dev_pvclock_write(const struct dev_pvclock_time *t, struct gpa gpa, const s
 /* Wall clock at the time the kvmclock was 0: realtime_ns - system_ns. */
 bool dev_pvclock_write_wall(struct gpa gpa, uint64_t boot_realtime_ns, const struct dev_pvclock_ops *ops, void *opaque);
 
-/* --- the VM's clock: host CLOCK_MONOTONIC_RAW plus an offset ------------------------------------------------------- */
+/* --- the VM's clock -------------------------------------------------------------------------------------------------- */
+
+/*
+ * What it showed when the host's TSC was this. It goes on by the TSC alone, in the arithmetic of the guests' pages, which are
+ * filled from the same two numbers: the client and every guest read the same clock, however long they read it.
+ */
+struct dev_kvmclock { uint64_t host_tsc, ns; uint32_t host_khz; };
 
 /* One moment, sampled together by the caller. */
-struct dev_pvclock_sample {
-	uint64_t mono_ns;
-	uint64_t realtime_ns;
-	uint64_t host_tsc;
-};
+struct dev_pvclock_sample { uint64_t realtime_ns, host_tsc; };
 
-uint64_t dev_kvmclock_now(int64_t offset_ns, const struct dev_pvclock_sample *now);
+uint64_t dev_kvmclock_at(const struct dev_kvmclock *c, uint64_t host_tsc);
 
 /* KVM_GET_CLOCK with all of TSC_STABLE, REALTIME and HOST_TSC. */
-void dev_kvmclock_get(int64_t offset_ns, const struct dev_pvclock_sample *now, struct kvm_clock_data *data);
+void dev_kvmclock_get(const struct dev_kvmclock *c, const struct dev_pvclock_sample *now, struct kvm_clock_data *data);
 
-/* KVM_SET_CLOCK: the new offset. -EINVAL flags other than KVM_CLOCK_REALTIME; then *offset_ns is unchanged. */
-int dev_kvmclock_set(int64_t *offset_ns, const struct dev_pvclock_sample *now, const struct kvm_clock_data *data);
+/* KVM_SET_CLOCK. -EINVAL flags other than KVM_CLOCK_REALTIME; then *@c is unchanged. */
+int dev_kvmclock_set(struct dev_kvmclock *c, const struct dev_pvclock_sample *now, const struct kvm_clock_data *data);
 
 #endif

@@ -134,33 +134,44 @@ static void test_wall_clock(void **state)
 
 static void test_vm_clock(void **state)
 {
-	struct dev_pvclock_sample now = { .mono_ns = 1000, .realtime_ns = 50000, .host_tsc = 9 };
+	struct dev_pvclock_sample now = { .realtime_ns = 50000, .host_tsc = 9000 };
 	struct kvm_clock_data data = { .clock = 180000000000ull, .flags = 0 };
-	int64_t offset = -1000;
+	struct dev_kvmclock c = { .host_khz = 2000000 };
 
-	assert_int_equal(dev_kvmclock_now(offset, &now), 0);
-	assert_int_equal(dev_kvmclock_set(&offset, &now, &data), 0);
-	now.mono_ns += 500;
-	dev_kvmclock_get(offset, &now, &data);
+	assert_int_equal(dev_kvmclock_set(&c, &now, &data), 0);
+	now.host_tsc += 1000;
+	dev_kvmclock_get(&c, &now, &data);
 	assert_int_equal(data.clock, 180000000500ull);
 	assert_int_equal(data.flags, 14);
 	assert_int_equal(data.realtime, 50000);
-	assert_int_equal(data.host_tsc, 9);
+	assert_int_equal(data.host_tsc, 10000);
 	/* Time that passed on the wall since the save is added, time that went backwards is not. */
 	data = (struct kvm_clock_data){ .clock = 100, .flags = KVM_CLOCK_REALTIME, .realtime = 40000 };
-	assert_int_equal(dev_kvmclock_set(&offset, &now, &data), 0);
-	assert_int_equal(dev_kvmclock_now(offset, &now), 10100);
+	assert_int_equal(dev_kvmclock_set(&c, &now, &data), 0);
+	assert_int_equal(dev_kvmclock_at(&c, now.host_tsc), 10100);
 	data.realtime = 60000;
-	assert_int_equal(dev_kvmclock_set(&offset, &now, &data), 0);
-	assert_int_equal(dev_kvmclock_now(offset, &now), 100);
+	assert_int_equal(dev_kvmclock_set(&c, &now, &data), 0);
+	assert_int_equal(dev_kvmclock_at(&c, now.host_tsc), 100);
 	data.flags = KVM_CLOCK_HOST_TSC;
 	data.clock = 5;
-	assert_int_equal(dev_kvmclock_set(&offset, &now, &data), -EINVAL);
-	assert_int_equal(dev_kvmclock_now(offset, &now), 100);
-	data.flags = 0;
-	data.clock = 0;			/* below the host's clock: the offset is negative */
-	assert_int_equal(dev_kvmclock_set(&offset, &now, &data), 0);
-	assert_int_equal(dev_kvmclock_now(offset, &now), 0);
+	assert_int_equal(dev_kvmclock_set(&c, &now, &data), -EINVAL);
+	assert_int_equal(dev_kvmclock_at(&c, now.host_tsc), 100);
+	/* A CPU that is a little behind does not turn it back. */
+	assert_int_equal(dev_kvmclock_at(&c, now.host_tsc - 50), 100);
+}
+
+/* Hours later the clock and a page filled from it still agree to the nanosecond. */
+static void test_vm_clock_and_page(void **state)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(scale_rows); i++) {
+		struct dev_kvmclock c = { .host_tsc = 123456789, .ns = 5, .host_khz = scale_rows[i].khz };
+		struct dev_pvclock_time t;
+		uint64_t later = c.host_tsc + 10000000ull * c.host_khz;
+
+		dev_pvclock_fill(&t, c.host_khz, c.host_tsc + 77, c.ns, 0);
+		assert_int_equal(dev_pvclock_ns(&t, later + 77), dev_kvmclock_at(&c, later));
+		assert_in_range(dev_kvmclock_at(&c, later), 10000000000000ull - 10000, 10000000000005ull);
+	}
 }
 
 static const struct CMUnitTest fixed[] = {
@@ -169,6 +180,7 @@ static const struct CMUnitTest fixed[] = {
 	{ "a denied write ends the update", test_denied_write_stops, NULL, NULL, NULL },
 	{ "the wall clock is seconds and nanoseconds at boot", test_wall_clock, NULL, NULL, NULL },
 	{ "the VM's clock is set, read and refused as KVM does", test_vm_clock, NULL, NULL, NULL },
+	{ "the VM's clock and a guest's page never part", test_vm_clock_and_page, NULL, NULL, NULL },
 };
 
 int main(void)

@@ -2,8 +2,8 @@
 /*
  * Time: the guest's TSC, kvmclock, wall clock, and the MSRs through which the guest asks for what the host tells it.
  *
- * Guest TSC = host TSC * ratio + offset, so that RDTSC costs no system call and all vCPUs agree. kvmclock is the host's
- * CLOCK_MONOTONIC_RAW plus an offset per VM. Pages in guest memory are written through the access path (origin PV) on the
+ * Guest TSC = host TSC * ratio + offset, so that RDTSC costs no system call and all vCPUs agree. kvmclock goes by the host's TSC from
+ * one moment per VM (struct dev_kvmclock): what KVM calls a master clock. Pages in guest memory are written through the access path (origin PV) on the
  * vCPU's own thread, between two runs; only the wall clock is written at once, because the guest reads it right after.
  */
 #include <cpuid.h>
@@ -110,12 +110,8 @@ uint32_t vm_host_tsc_khz(void)
 static struct dev_pvclock_sample sample(void)
 {
 	struct dev_pvclock_sample s = { 0 };
-	uint64_t at_realtime = 0;
 
-	moment(CLOCK_MONOTONIC_RAW, &s.host_tsc, &s.mono_ns);
-	moment(CLOCK_REALTIME, &at_realtime, &s.realtime_ns);
-	/* The same moment on all three. */
-	s.realtime_ns -= (at_realtime - s.host_tsc) * 1000000 / vm_host_tsc_khz();
+	moment(CLOCK_REALTIME, &s.host_tsc, &s.realtime_ns);
 	return s;
 }
 
@@ -313,45 +309,54 @@ static const struct dev_pvclock_ops pvclock_ops = { .read = clock_read, .write =
 
 /* ---- kvmclock ---------------------------------------------------------------------------------------------------------- */
 
+static struct dev_kvmclock clock_of(struct vm *vm)
+{
+	struct dev_kvmclock c;
+
+	pthread_mutex_lock(&vm->tsc_lock);
+	c = vm->clock;
+	pthread_mutex_unlock(&vm->tsc_lock);
+	return c;
+}
+
 int vm_clock_get(struct vm *vm, struct kvm_clock_data *data)
 {
+	struct dev_kvmclock c = clock_of(vm);
 	struct dev_pvclock_sample now = sample();
 
-	memset(data, 0, sizeof(*data));
-	dev_kvmclock_get(atomic_load(&vm->clock_offset_ns), &now, data);
+	dev_kvmclock_get(&c, &now, data);
 	return 0;
 }
 
 int vm_clock_set(struct vm *vm, const struct kvm_clock_data *data)
 {
 	struct dev_pvclock_sample now = sample();
-	int64_t offset = atomic_load(&vm->clock_offset_ns);
-	int err = dev_kvmclock_set(&offset, &now, data);
 	unsigned n = atomic_load(&vm->n_vcpus);
+	int err;
 
-	if (err)
-		return err;
-	atomic_store(&vm->clock_offset_ns, offset);
-	for (unsigned i = 0; i < n; i++)
+	pthread_mutex_lock(&vm->tsc_lock);
+	err = dev_kvmclock_set(&vm->clock, &now, data);
+	pthread_mutex_unlock(&vm->tsc_lock);
+	for (unsigned i = 0; i < n && !err; i++)
 		vm_vcpu_request(atomic_load(&vm->vcpu[i]), VM_REQ_CLOCK);
-	return 0;
+	return err;
 }
 
 void vm_clock_update(struct vm_vcpu *v)
 {
-	struct dev_pvclock_sample now;
+	struct dev_kvmclock c;
 	struct gpa gpa = GPA(v->clock_msr & ~1ull);
 	uint8_t flags = DEV_PVCLOCK_TSC_STABLE;
 	bool ok;
 
 	if (!(v->clock_msr & 1))
 		return;
-	now = sample();
+	c = clock_of(v->vm);
 	if (v->is_guest_stopped)
 		flags |= DEV_PVCLOCK_GUEST_STOPPED;
 	v->is_guest_stopped = false;
-	dev_pvclock_fill(&v->clock_page, v->tsc_khz, vm_tsc_at(v, now.host_tsc),
-			 dev_kvmclock_now(atomic_load(&v->vm->clock_offset_ns), &now), flags);
+	/* The rate that the guest's counter has: within the tolerance not the one that was asked for. */
+	dev_pvclock_fill(&v->clock_page, v->tsc_ratio == RATIO_ONE ? c.host_khz : v->tsc_khz, vm_tsc_at(v, c.host_tsc), c.ns, flags);
 	ok = dev_pvclock_write(&v->clock_page, gpa, &pvclock_ops, v);
 	gw_trace(pv_write, (int)v->index, v->c.stats.insns, "clock", (unsigned long long)gpa.v,
 		 (unsigned)sizeof(v->clock_page), ok);
@@ -359,8 +364,9 @@ void vm_clock_update(struct vm_vcpu *v)
 
 static void write_wall_clock(struct vm_vcpu *v, struct gpa gpa)
 {
+	struct dev_kvmclock c = clock_of(v->vm);
 	struct dev_pvclock_sample now = sample();
-	uint64_t boot = now.realtime_ns - dev_kvmclock_now(atomic_load(&v->vm->clock_offset_ns), &now);
+	uint64_t boot = now.realtime_ns - dev_kvmclock_at(&c, now.host_tsc);
 	bool ok = dev_pvclock_write_wall(gpa, boot, &pvclock_ops, v);
 
 	gw_trace(pv_write, (int)v->index, v->c.stats.insns, "wall", (unsigned long long)gpa.v, 12u, ok);

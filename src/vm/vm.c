@@ -77,6 +77,7 @@ static void init_fields(struct vm *vm)
 	vm->default_tsc_khz = vm_host_tsc_khz();
 	vm->identity_addr = 0xfffbc000;
 	vm->apic_bus_ns = 1;
+	vm->clock.host_khz = vm_host_tsc_khz();
 	vm_clock_set(vm, &(struct kvm_clock_data){ .clock = 0 });
 }
 

@@ -240,7 +240,7 @@ struct vm {
 	uint64_t tsc_written, tsc_written_at, tsc_cur_offset;	/* last synchronisation: value, host TSC, offset given */
 	uint32_t tsc_written_khz;
 	bool is_tsc_written;		/* by the client, not only as vCPUs were made */
-	_Atomic int64_t clock_offset_ns;
+	struct dev_kvmclock clock;
 
 	/* What ENABLE_CAP and friends set; under lock, read by vCPUs at exits. */
 	_Atomic uint64_t disabled_quirks;

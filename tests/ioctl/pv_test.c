@@ -13,6 +13,7 @@
 
 #define MSR_PV_EOI	0x4b564d04u
 #define MSR_STEAL	0x4b564d03u
+#define MSR_CLOCK	0x4b564d01u
 
 /* ---- PV EOI ------------------------------------------------------------------------------------------------------------ */
 
@@ -337,6 +338,64 @@ static void hypercalls_are_features(void **state)
 	}
 }
 
+/* ---- kvmclock ---------------------------------------------------------------------------------------------------------- */
+
+/* What a guest reads from its page when its counter is at @tsc. */
+static uint64_t page_ns(const struct rig *r, uint64_t tsc)
+{
+	struct { uint32_t version, pad; uint64_t tsc, ns; uint32_t mul; int8_t shift; uint8_t flags; } page;
+	uint64_t delta;
+
+	memcpy(&page, r->ram + FLAT_BYTE, sizeof(page));
+	assert_int_equal(page.version & 1, 0);
+	assert_int_equal(page.flags & 1, 1);
+	delta = tsc - page.tsc;
+	delta = page.shift < 0 ? delta >> -page.shift : delta << page.shift;
+	return page.ns + (uint64_t)((unsigned __int128)delta * page.mul >> 32);
+}
+
+static void expect_one_clock(struct rig *r, uint64_t ratio, int ppm)
+{
+	struct kvm_clock_data clock;
+	uint64_t offset = 0, guest;
+	struct kvm_device_attr attr = { .addr = (uintptr_t)&offset };
+
+	assert_int_equal(flat_run(r), FLAT_IDLE);
+	assert_int_equal(rig_ioctl(r->vcpu, KVM_GET_DEVICE_ATTR, &attr), 0);
+	assert_int_equal(rig_ioctl(r->vm, KVM_GET_CLOCK, &clock), 0);
+	guest = page_ns(r, (uint64_t)((unsigned __int128)clock.host_tsc * ratio >> 32) + offset);
+	if (guest - clock.clock + 5 > 10)
+		fail_msg("%d ppm: the client reads %llu, the guest %llu", ppm, clock.clock, (unsigned long long)guest);
+}
+
+/* The client's clock and the guest's are one formula: at any rate, and after time has passed, after KVM_SET_CLOCK as well. */
+static void one_clock_for_client_and_guest(void **state)
+{
+	static const int parts_per_million[] = { 0, 200, -200, 1000, 500000, -500000 };
+
+	for (unsigned i = 0; i < sizeof(parts_per_million) / sizeof(parts_per_million[0]); i++) {
+		struct kvm_clock_data set = { .clock = 77000000000ull };
+		int ppm = parts_per_million[i];
+		uint64_t khz, host;
+		struct rig r;
+
+		flat_open(&r, RIG_IRQCHIP | RIG_CPUID);
+		host = (uint64_t)rig_ioctl_n(r.vcpu, KVM_GET_TSC_KHZ, 0);
+		khz = host + (uint64_t)((int64_t)host * ppm / 1000000);
+		assert_int_equal(rig_ioctl_n(r.vcpu, KVM_SET_TSC_KHZ, khz), 0);
+		assert_int_equal(flat_set_msr(&r, MSR_CLOCK, FLAT_BYTE | 1), 1);
+		for (unsigned k = 0; k < 3; k++) {
+			if (k == 2)
+				assert_int_equal(rig_ioctl(r.vm, KVM_SET_CLOCK, &set), 0);
+			expect_one_clock(&r, ppm > -250 && ppm < 250 ? 1ull << 32 : (khz << 32) / host, ppm);
+			nanosleep(&(struct timespec){ .tv_nsec = 30000000 }, NULL);
+		}
+		assert_int_equal(rig_ioctl(r.vm, KVM_GET_CLOCK, &set), 0);
+		assert_in_range(set.clock, 77000000000ull, 80000000000ull);
+		rig_close(&r);
+	}
+}
+
 int main(void)
 {
 	static const struct CMUnitTest fixed[] = {
@@ -349,6 +408,7 @@ int main(void)
 		{ "steal time is told at each KVM_RUN, on top of what the guest has there", steal_is_told_at_each_run },
 		{ "a vCPU that a signal has sent away flushes its TLB when another one asks for it", flush_is_left_to_us },
 		{ "hypercalls are there when CPUID says so", hypercalls_are_features },
+		{ "the clock of the client and that of the guest are one, at any rate", one_clock_for_client_and_guest },
 	};
 	enum { N_FIXED = sizeof(fixed) / sizeof(fixed[0]), N_HC = sizeof(hc_rows) / sizeof(hc_rows[0]) };
 	struct CMUnitTest tests[N_FIXED + N_HC];
