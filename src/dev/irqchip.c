@@ -69,9 +69,16 @@ enum dev_irqchip_mode dev_irqchip_mode(const struct dev_irqchip *chip)
 
 int dev_irqchip_set_x2apic_api(struct dev_irqchip *chip, uint64_t flags)
 {
-	if (flags & ~(uint64_t)(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK))
+	const uint64_t enable = KVM_X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST, disable = KVM_X2APIC_DISABLE_SUPPRESS_EOI_BROADCAST;
+
+	if (flags & ~(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK | enable | disable))
+		return -EINVAL;
+	/* Our own IOAPIC has no EOI register for the guest to write instead. */
+	if (flags & enable && (flags & disable || chip->mode != DEV_IRQCHIP_SPLIT))
 		return -EINVAL;
 	dev_lock(chip);
+	if (flags & (enable | disable))
+		chip->directed_eoi = flags & enable ? DIRECTED_EOI_DONE : DIRECTED_EOI_NONE;
 	/* Options are only ever added, as in KVM. */
 	if (flags & KVM_X2APIC_API_USE_32BIT_IDS)
 		chip->has_32bit_ids = true;

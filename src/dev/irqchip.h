@@ -62,7 +62,7 @@ void dev_irqchip_destroy(struct dev_irqchip *chip);
 
 enum dev_irqchip_mode dev_irqchip_mode(const struct dev_irqchip *chip);
 
-/* KVM_CAP_X2APIC_API args[0], bits 0 and 1 (the suppress-EOI bits of newer kernels are not accepted). -EINVAL unknown bits. */
+/* KVM_CAP_X2APIC_API args[0]. -EINVAL: unknown bits, both of the suppress-EOI bits, or to enable that without split mode. */
 int dev_irqchip_set_x2apic_api(struct dev_irqchip *chip, uint64_t flags);
 
 /* KVM_CAP_X86_APIC_BUS_CYCLES_NS; before any vCPU (the caller checks). -EINVAL 0 or so large that a count overflows. */

@@ -95,6 +95,8 @@ struct dev_irqchip {
 	struct dev_timers *timers;
 
 	uint64_t bus_cycle_ns;
+	/* EOI broadcasts that a guest may suppress: as KVM always had it in split mode, offered and not done; done; not offered. */
+	enum { DIRECTED_EOI_QUIRK, DIRECTED_EOI_DONE, DIRECTED_EOI_NONE } directed_eoi;
 	bool has_32bit_ids;		/* KVM_X2APIC_API_USE_32BIT_IDS */
 	bool has_broadcast_quirk;	/* a device's 0xff reaches x2APIC-mode targets too */
 	bool has_lint0_quirk;

@@ -208,6 +208,12 @@ bool dev_lapic_accepts_extint(struct dev_lapic *l)
 	return accepts;
 }
 
+/* The guest writes to the client's IOAPIC itself. As it may read that it can, where the client has not asked for it, but is not believed. */
+static bool is_broadcast_suppressed(const struct dev_lapic *l)
+{
+	return l->chip->directed_eoi == DIRECTED_EOI_DONE && l->regs[APIC_SPIV] & APIC_SPIV_DIRECTED_EOI;
+}
+
 void lapic_eoi(struct dev_lapic *l)
 {
 	struct dev_irqchip *chip = l->chip;
@@ -221,7 +227,7 @@ void lapic_eoi(struct dev_lapic *l)
 	is_level = lapic_test(l, APIC_TMR, (uint8_t)vector);
 	if (chip->mode == DEV_IRQCHIP_FULL)
 		dev_ioapic_eoi(chip, l, (uint8_t)vector, is_level);
-	else if (is_level && dev_irq_wants_eoi_exit(chip, (uint8_t)vector) && chip->ops->eoi_exit)
+	else if (is_level && !is_broadcast_suppressed(l) && dev_irq_wants_eoi_exit(chip, (uint8_t)vector) && chip->ops->eoi_exit)
 		chip->ops->eoi_exit(chip->opaque, l->index, (uint8_t)vector);
 	lapic_update(l);
 }

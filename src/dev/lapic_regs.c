@@ -67,7 +67,7 @@ uint32_t lapic_version(const struct dev_lapic *l)
 	uint32_t v = 0x14 | (n_lvt - 1) << 16;
 
 	/* Directed EOI needs an IOAPIC with an EOI register, which only the client's can have. */
-	if (l->features.has_x2apic && l->chip->mode == DEV_IRQCHIP_SPLIT)
+	if (l->features.has_x2apic && l->chip->mode == DEV_IRQCHIP_SPLIT && l->chip->directed_eoi != DIRECTED_EOI_NONE)
 		v |= APIC_LVR_DIRECTED_EOI;
 	return v;
 }

@@ -410,6 +410,47 @@ static void test_split_eoi_exit(void **state)
 	assert_int_equal(dev_irq_set_resample(rig->chip, 4, 1), -EINVAL);
 }
 
+/* One level interrupt, taken and ended; how often the client was told so far. */
+static unsigned one_level(struct rig *rig)
+{
+	assert_int_equal(rig_line(rig, 4, true), 1);
+	assert_int_equal(dev_lapic_ack(rig->lapic[0]), 0x41);
+	rig_apic_write(rig, 0, EOI, 0);
+	return rig->n_eoi_exits;
+}
+
+static void test_suppressed_eoi(void **state)
+{
+	struct rig *rig = *state;
+	struct kvm_irq_routing_entry route = { .gsi = 4, .type = KVM_IRQ_ROUTING_MSI, .u.msi = { .address_lo = 0xfee00000, .data = 0x8041 } };
+	struct dev_lapic_features x2 = { .has_x2apic = true, .maxphyaddr = 40 };
+
+	assert_int_equal(dev_irq_set_routing(rig->chip, &route, 1), 0);
+	/* Offered, written, and not done: KVM's quirk. */
+	rig_apic_write(rig, 0, SPIV, 0x11ff);
+	assert_int_equal(one_level(rig), 1);
+	assert_int_equal(dev_irqchip_set_x2apic_api(rig->chip, 0xc), -EINVAL);
+	assert_int_equal(one_level(rig), 2);
+	assert_int_equal(dev_irqchip_set_x2apic_api(rig->chip, KVM_X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST), 0);
+	assert_int_equal(one_level(rig), 2);
+	rig_apic_write(rig, 0, SPIV, 0x1ff);		/* the guest does not want it */
+	assert_int_equal(one_level(rig), 3);
+	assert_int_equal(dev_irqchip_set_x2apic_api(rig->chip, KVM_X2APIC_DISABLE_SUPPRESS_EOI_BROADCAST), 0);
+	dev_lapic_set_features(rig->lapic[0], &x2);
+	assert_int_equal(rig_apic_read(rig, 0, LVR), 0x50014);
+	rig_apic_write(rig, 0, SPIV, 0x11ff);
+	assert_int_equal(rig_apic_read(rig, 0, SPIV), 0x1ff);
+	assert_int_equal(one_level(rig), 4);
+}
+
+static void test_eoi_suppression_needs_split(void **state)
+{
+	struct rig *rig = *state;
+
+	assert_int_equal(dev_irqchip_set_x2apic_api(rig->chip, KVM_X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST), -EINVAL);
+	assert_int_equal(dev_irqchip_set_x2apic_api(rig->chip, KVM_X2APIC_DISABLE_SUPPRESS_EOI_BROADCAST), 0);
+}
+
 static void test_pv_eoi(void **state)
 {
 	struct rig *rig = *state;
@@ -616,7 +657,7 @@ static void test_state_x2apic_ids(void **state)
 	assert_int_equal(rig_rdmsr(rig, 1, 0x803), 0x50014);
 	assert_int_equal(rig_rdmsr(rig, 1, 0x830), 0x7700000040ull);
 	/* With 32-bit ids the page has the id itself, and another one is refused. */
-	assert_int_equal(dev_irqchip_set_x2apic_api(rig->chip, 4), -EINVAL);
+	assert_int_equal(dev_irqchip_set_x2apic_api(rig->chip, 16), -EINVAL);
 	assert_int_equal(dev_irqchip_set_x2apic_api(rig->chip, KVM_X2APIC_API_USE_32BIT_IDS), 0);
 	dev_lapic_get_state(l, &s);
 	assert_int_equal(get_page(&s, ID), 1);
@@ -664,6 +705,8 @@ static const struct CMUnitTest fixed[] = {
 	T("TPR and CR8 hold back their class and below", test_tpr_and_cr8),
 	T("a vector waits once while it is in service", test_same_vector_merges),
 	T_SPLIT("split: EOI exits for level routes of reserved pins only", test_split_eoi_exit),
+	T_SPLIT("split: a guest keeps EOIs to itself only where the client lets it", test_suppressed_eoi),
+	T("EOIs cannot be kept from our own IOAPIC", test_eoi_suppression_needs_split),
 	T("PV EOI arms, syncs and notices what it would hide", test_pv_eoi),
 	T("events are taken by mask, NMIs saturate, INIT drops SIPI", test_events),
 	T("INIT keeps APIC_BASE and ID, reset does not", test_init_keeps_base_and_id),

@@ -9,6 +9,8 @@
 #define DEBUG_CONTROLS (KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_SW_BP | KVM_GUESTDBG_USE_HW_BP | \
 			KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP | KVM_GUESTDBG_BLOCKIRQ)
 #define DISABLE_EXITS	(KVM_X86_DISABLE_EXITS_HLT | KVM_X86_DISABLE_EXITS_PAUSE)
+#define X2APIC_API	(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK | \
+			 KVM_X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST | KVM_X2APIC_DISABLE_SUPPRESS_EOI_BROADCAST)
 #define EXIT_HYPERCALLS	(1u << 12)	/* KVM_HC_MAP_GPA_RANGE */
 
 static const struct { uint32_t cap; long value; } rows[] = {
@@ -28,7 +30,7 @@ static const struct { uint32_t cap; long value; } rows[] = {
 	{ KVM_CAP_GET_TSC_KHZ, 1 }, { KVM_CAP_TSC_DEADLINE_TIMER, 1 }, { KVM_CAP_SYNC_REGS, KVM_SYNC_X86_VALID_FIELDS },
 	{ KVM_CAP_KVMCLOCK_CTRL, 1 }, { KVM_CAP_SIGNAL_MSI, 1 }, { KVM_CAP_READONLY_MEM, 1 }, { KVM_CAP_ENABLE_CAP_VM, 1 },
 	{ KVM_CAP_CHECK_EXTENSION_VM, 1 }, { KVM_CAP_DISABLE_QUIRKS, 1 }, { KVM_CAP_DISABLE_QUIRKS2, VM_QUIRKS },
-	{ KVM_CAP_SPLIT_IRQCHIP, 1 }, { KVM_CAP_VCPU_ATTRIBUTES, 1 }, { KVM_CAP_X2APIC_API, 3 }, { KVM_CAP_IMMEDIATE_EXIT, 1 },
+	{ KVM_CAP_SPLIT_IRQCHIP, 1 }, { KVM_CAP_VCPU_ATTRIBUTES, 1 }, { KVM_CAP_X2APIC_API, X2APIC_API }, { KVM_CAP_IMMEDIATE_EXIT, 1 },
 	{ KVM_CAP_X86_DISABLE_EXITS, DISABLE_EXITS }, { KVM_CAP_GET_MSR_FEATURES, 1 }, { KVM_CAP_EXCEPTION_PAYLOAD, 1 },
 	{ KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 3 }, { KVM_CAP_STEAL_TIME, 1 }, { KVM_CAP_ENFORCE_PV_FEATURE_CPUID, 1 },
 	{ KVM_CAP_SREGS2, 1 }, { KVM_CAP_EXIT_HYPERCALL, EXIT_HYPERCALLS }, { KVM_CAP_BINARY_STATS_FD, 1 },
@@ -96,10 +98,12 @@ static bool has_vcpus(const struct vm *vm)
 
 static long x2apic_api(struct vm *vm, uint64_t arg)
 {
-	if (arg & ~3ull)
+	if (arg & ~(uint64_t)X2APIC_API || (arg & KVM_X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST && !vm->is_split))
 		return -EINVAL;
+	if (vm->irqchip)
+		return dev_irqchip_set_x2apic_api(vm->irqchip, arg);
 	vm->x2apic_api |= arg;
-	return vm->irqchip ? dev_irqchip_set_x2apic_api(vm->irqchip, vm->x2apic_api) : 0;
+	return 0;
 }
 
 static long disable_exits(struct vm *vm, uint64_t arg)

@@ -245,7 +245,7 @@ struct vm {
 	/* What ENABLE_CAP and friends set; under lock, read by vCPUs at exits. */
 	_Atomic uint64_t disabled_quirks;
 	uint64_t disabled_exits;	/* constant once a vCPU exists */
-	uint64_t x2apic_api;
+	uint64_t x2apic_api;		/* asked for before there is an irqchip */
 	_Atomic uint32_t msr_exit_reasons;
 	_Atomic uint64_t hypercall_exits;
 	_Atomic bool is_triple_fault_event;	/* KVM_CAP_X86_TRIPLE_FAULT_EVENT */
