@@ -338,6 +338,9 @@ static long set_msr_filter(struct kvm_call *k)
 
 static long monitor_attach(struct kvm_call *k)
 {
+	/* Whoever cannot be told of the descriptors does not get any. */
+	if (kvm_copy_out(k->arg, k->data, sizeof(struct gw_monitor_attach)))
+		return -EFAULT;
 	return mon_attach(k->vm->monitor, k->data);
 }
 

@@ -19,6 +19,8 @@
 
 #include <cmocka.h>
 
+#include <guestward/monitor.h>
+
 #include "rig.h"
 
 enum arg { P_NONE, P_NUM, P_IN, P_OUT, P_INOUT };
@@ -368,6 +370,18 @@ static const struct row {
 	{ "an SMI is fine", 0, VCPU, KVM_SMI, 0, 0 },
 	{ "nested state is EINVAL", 0, VCPU, KVM_GET_NESTED_STATE, STRUCT(struct kvm_nested_state, .size = 128), -EINVAL },
 	{ "SREGS2 with unknown flags are EINVAL", 0, VCPU, KVM_SET_SREGS2, STRUCT(struct kvm_sregs2, .flags = 2), -EINVAL },
+	{ "a VM's memory is not encrypted: ENOTTY", 0, VM, KVM_MEMORY_ENCRYPT_REG_REGION, STRUCT(struct kvm_enc_region, .size = 4096), -ENOTTY },
+	{ "nor is it decrypted: ENOTTY", 0, VM, KVM_MEMORY_ENCRYPT_UNREG_REGION, STRUCT(struct kvm_enc_region, .size = 4096), -ENOTTY },
+	{ "a monitor behind door 3 is EINVAL", 0, VM, GW_MONITOR_ATTACH, STRUCT(struct gw_monitor_attach, .door = 3), -EINVAL },
+	{ "a monitor's policy 3 is EINVAL", 0, VM, GW_MONITOR_ATTACH, STRUCT(struct gw_monitor_attach, .policy = 3), -EINVAL },
+	{ "a monitor with unknown flags is EINVAL", 0, VM, GW_MONITOR_ATTACH, STRUCT(struct gw_monitor_attach, .flags = 2), -EINVAL },
+	{ "a monitor that spins for a second is EINVAL", 0, VM, GW_MONITOR_ATTACH, STRUCT(struct gw_monitor_attach, .spin_us = 1000000), -EINVAL },
+	{ "a monitor without a callback is EINVAL", 0, VM, GW_MONITOR_ATTACH, STRUCT(struct gw_monitor_attach, .door = GW_MON_CALLBACK), -EINVAL },
+	{ "a monitor's command of 64 KiB and more is E2BIG", 0, VM, GW_MONITOR, STRUCT(struct gw_monitor, .cmd = { .size = GW_MON_MAX_PAYLOAD + 1 }), -E2BIG },
+	{ "a monitor's command from nowhere is EFAULT", 0, VM, GW_MONITOR, STRUCT(struct gw_monitor, .cmd = { .size = 16 }, .payload = 16), -EFAULT },
+	{ "a monitor that reads into too little is ENOBUFS", 0, VM, GW_MONITOR, STRUCT(struct gw_monitor, .cmd = { .op = GW_MON_OP_READ, .a = { 0, 8 } }, .payload_size = 7), -ENOBUFS },
+	{ "a monitor that reads into nowhere is EFAULT", 0, VM, GW_MONITOR, STRUCT(struct gw_monitor, .cmd = { .op = GW_MON_OP_READ, .a = { 0, 8 } }, .payload = 16, .payload_size = 8), -EFAULT },
+	{ "registers into too little are ENOBUFS", 0, VM, GW_MONITOR, STRUCT(struct gw_monitor, .cmd = { .op = GW_MON_OP_GET_REGS }, .payload_size = 64), -ENOBUFS },
 	{ "a dump of nothing into nothing is EINVAL", 0, VCPU, GW_DUMP, STRUCT(struct gw_dump, .size = 0), -EINVAL },
 	{ "an unknown trace word is EINVAL", 0, SYS, GW_SET_TRACE, STRUCT(struct gw_set_trace, "nonsense"), -EINVAL },
 	{ "no trace words are fine", 0, SYS, GW_SET_TRACE, STRUCT(struct gw_set_trace, ""), 0 },
@@ -441,9 +455,76 @@ static void lists_tell_their_length(void **state)
 	rig_close(&r);
 }
 
+/* What is wrong with a command of a monitor is in its reply; with the ioctl itself nothing is. */
+static void a_monitors_commands(void **state)
+{
+	static const struct { const char *name; struct gw_mon_cmd cmd; bool attached; int err; } commands[] = {
+		{ "op 0", { 0 }, false, -EOPNOTSUPP },
+		{ "an unknown op", { .op = GW_MON_N_OPS }, false, -EOPNOTSUPP },
+		{ "the largest op", { .op = ~0u }, true, -EOPNOTSUPP },
+		{ "subscribe, without a monitor", { .op = GW_MON_OP_SUBSCRIBE, .a = { GW_MON_CPUID, 1 } }, false, -ENODEV },
+		{ "subscribe to reason 31", { .op = GW_MON_OP_SUBSCRIBE, .a = { 31, 1 } }, true, -EINVAL },
+		{ "subscribe to CR2", { .op = GW_MON_OP_SUBSCRIBE, .a = { GW_MON_WRITE_CR, 1, 0, 2 } }, true, -EINVAL },
+		{ "pause a step of vCPU 7", { .op = GW_MON_OP_STEP, .a = { 7, 1 } }, true, -EINVAL },
+		{ "inject vector 256", { .op = GW_MON_OP_INJECT, .a = { 0, 256 } }, true, -EINVAL },
+		{ "registers of vCPU 7", { .op = GW_MON_OP_GET_REGS, .a = { 7 } }, true, -EINVAL },
+		{ "read outside of memory", { .op = GW_MON_OP_READ, .a = { RIG_HOLE, 8 } }, true, -ESRCH },
+		{ "read more than a page", { .op = GW_MON_OP_READ, .a = { 0, 4097 } }, true, -EINVAL },
+		{ "a view, while there are none", { .op = GW_MON_OP_VIEW_SWITCH, .a = { 900 } }, true, -EOPNOTSUPP },
+		{ "a door by ioctl", { .op = GW_MON_OP_ATTACH }, true, -EOPNOTSUPP },
+		{ "information", { .op = GW_MON_OP_INFO }, true, 0 },
+	};
+
+	for (unsigned i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+		struct gw_monitor_attach a = { .door = GW_MON_CHANNEL };
+		static uint8_t room[8192];
+		struct gw_monitor m = { .cmd = commands[i].cmd, .payload = (uintptr_t)room, .payload_size = sizeof(room) };
+		struct rig r;
+
+		rig_open(&r, 0);
+		if (commands[i].attached) {
+			assert_int_equal(rig_ioctl(r.vm, GW_MONITOR_ATTACH, &a), 0);
+			assert_int_equal(rig_ioctl(r.vm, GW_MONITOR_ATTACH, &(struct gw_monitor_attach){ .door = GW_MON_CHANNEL }), -EBUSY);
+		}
+		assert_int_equal(rig_ioctl(r.vm, GW_MONITOR, &m), 0);
+		if (m.reply.err != commands[i].err)
+			fail_msg("%s: %d, not %d", commands[i].name, m.reply.err, commands[i].err);
+		if (commands[i].attached) {
+			close(a.memory_fd);
+			close(a.event_fd);
+		}
+		rig_close(&r);
+	}
+}
+
+/* Who cannot be told of the descriptors is not attached. */
+static void a_monitor_that_cannot_be_told(void **state)
+{
+	struct gw_monitor_attach *a = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), ok = { .door = GW_MON_CHANNEL };
+	int before, after;
+	struct rig r;
+
+	rig_open(&r, 0);
+	a->door = GW_MON_CHANNEL;
+	mprotect(a, 4096, PROT_READ);
+	before = dup(0);
+	assert_int_equal(rig_ioctl(r.vm, GW_MONITOR_ATTACH, a), -EFAULT);
+	after = dup(0);
+	assert_int_equal(after, before + 1);
+	close(before);
+	close(after);
+	assert_int_equal(rig_ioctl(r.vm, GW_MONITOR_ATTACH, &ok), 0);
+	close(ok.memory_fd);
+	close(ok.event_fd);
+	munmap(a, 4096);
+	rig_close(&r);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest fixed[] = {
+		{ "commands of a monitor say in their reply what is wrong", a_monitors_commands },
+		{ "a monitor that cannot be told its descriptors gets none", a_monitor_that_cannot_be_told },
 		{ "an ioctl on the wrong kind of descriptor is EINVAL or, on a VM, ENOTTY", wrong_descriptor },
 		{ "an ioctl with another size in its number is unknown", wrong_size },
 		{ "bad pointers are EFAULT everywhere", bad_pointer },
