@@ -349,7 +349,7 @@ const struct acc_fetch *cpu_block_page(struct vcpu *c)
 
 static struct cpu_cross *cross_slot(struct vcpu *c, uint64_t la)
 {
-	return &c->cache->cross[(la >> GW_PAGE_SHIFT ^ la >> (GW_PAGE_SHIFT + 8)) & (CPU_CROSS - 1)];
+	return &c->cache->cross[(la ^ la >> GW_PAGE_SHIFT ^ la >> (GW_PAGE_SHIFT + 8)) & (CPU_CROSS - 1)];
 }
 
 const struct cpu_op *cpu_block_crossing(struct vcpu *c)
@@ -370,13 +370,13 @@ const struct cpu_op *cpu_block_crossing(struct vcpu *c)
 	return x->op;
 }
 
-/* @o, decoded by itself from @code, may be wanted again. */
-static void remember_crossing(struct vcpu *c, const struct insn *in, const struct cpu_op *o)
+/* @o, decoded by itself, may be wanted again: it crosses the page, or there is a reason to run it alone. */
+static void remember_alone(struct vcpu *c, const struct insn *in, const struct cpu_op *o)
 {
 	uint64_t la = linear_rip(c, c->rip);
 	struct cpu_cross *x = cross_slot(c, la);
 
-	if ((la & GW_PAGE_MASK) + in->len <= GW_PAGE_SIZE || c->ext_code)
+	if (c->ext_code)
 		return;
 	x->la = la;
 	x->key = c->block_key;
@@ -434,12 +434,16 @@ struct cpu_block *cpu_block_get(struct vcpu *c)
 	return b;
 }
 
-/* Up to 15 bytes at c->rip, from one page or two; the second is fetched only if the first does not hold the instruction. */
-static enum insn_status decode_at(struct vcpu *c, struct insn *in)
+/*
+ * Up to 15 bytes at c->rip, from one page or two; the second is fetched only if the first does not hold the instruction. *@known: they
+ * are an instruction that ran alone here before.
+ */
+static enum insn_status decode_at(struct vcpu *c, struct insn *in, const struct cpu_cross **known)
 {
 	uint64_t la = linear_rip(c, c->rip);
 	unsigned off = la & GW_PAGE_MASK, avail = GW_PAGE_SIZE - off;
 	const struct acc_fetch *page;
+	const struct cpu_cross *x = cross_slot(c, la);
 	uint8_t code[INSN_MAX_LEN + 1];
 	enum insn_status st;
 
@@ -454,6 +458,10 @@ static enum insn_status decode_at(struct vcpu *c, struct insn *in)
 	if (avail > INSN_MAX_LEN)
 		avail = INSN_MAX_LEN;
 	memcpy(code, page->hva + off, avail);
+	if (x->la == la && x->key == c->block_key && x->len && x->len <= avail && !memcmp(x->bytes, code, x->len)) {
+		*known = x;
+		return INSN_OK;
+	}
 	st = insn_decode(code, avail, c->mode, c->block_key & KEY_REAL, c->features, in);
 	if (st != INSN_MORE || avail == INSN_MAX_LEN)
 		return st;
@@ -477,6 +485,7 @@ const struct insn *cpu_block_alone_insn(const struct vcpu *c, const struct cpu_o
 const struct cpu_op *cpu_block_alone(struct vcpu *c)
 {
 	struct cpu_cache *k = c->cache;
+	const struct cpu_cross *known = NULL;
 	struct cpu_op *o;
 	enum insn_status st;
 
@@ -490,9 +499,13 @@ const struct cpu_op *cpu_block_alone(struct vcpu *c)
 		return o;
 	}
 	o = &k->alone_op[0];
-	st = decode_at(c, &k->alone_insn);
+	st = decode_at(c, &k->alone_insn, &known);
 	if (c->stop)
 		return NULL;
+	if (known) {
+		c->gpr[GPR_RIP] = c->rip;
+		return known->op;
+	}
 	memset(k->alone_op, 0, sizeof(k->alone_op));
 	if (st == INSN_OK) {
 		o->len = k->alone_insn.len;
@@ -502,7 +515,7 @@ const struct cpu_op *cpu_block_alone(struct vcpu *c)
 	}
 	finish(&k->alone_op[1], op_leave, o->len);
 	if (st == INSN_OK)
-		remember_crossing(c, &k->alone_insn, k->alone_op);
+		remember_alone(c, &k->alone_insn, k->alone_op);
 	c->gpr[GPR_RIP] = c->rip;
 	return o;
 }

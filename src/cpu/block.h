@@ -41,7 +41,7 @@ struct cpu_jump_entry { uint64_t rip; uint64_t gen; struct cpu_block *block; };
 
 #define CPU_HASH_BITS	17
 
-/* An instruction that crosses the end of its page, decoded: good while both pages may be executed and hold these bytes. */
+/* An instruction that crosses the end of its page or ran alone, decoded: good while its pages may be executed and hold these bytes. */
 #define CPU_CROSS	256u
 struct cpu_cross {
 	uint64_t la;
@@ -67,7 +67,7 @@ struct cpu_cache {
 	uint64_t granted_la;
 	bool has_granted;
 	struct cpu_op draft[CPU_BLOCK_MAX + 1];	/* of the block that is being built */
-	/* The instruction that runs alone: two operations, never cached. */
+	/* The instruction that runs alone, unless it is found in cross[]: two operations. */
 	struct insn alone_insn;
 	struct cpu_op alone_op[2];
 	struct cpu_cross cross[CPU_CROSS];

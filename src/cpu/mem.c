@@ -118,28 +118,29 @@ static void piece_of(const struct acc_request *rq, const struct acc_result *res,
  * Linear addresses wrap at 4 GiB outside 64-bit mode, but for descriptor tables and TSS, which compatibility mode reaches
  * with all 64 bits. A request never leaves its page.
  */
-static unsigned split(struct vcpu *c, const struct cpu_want *w, const struct acc_request *like, struct acc_request *rq)
+static unsigned split(struct vcpu *c, const struct cpu_want *w, uint8_t origin, struct acc_request *rq)
 {
-	bool wide = c->mode == INSN_MODE_64 || (like->origin == ACC_ENGINE && c->acc.efer & EFER_LMA);
+	bool wide = c->mode == INSN_MODE_64 || (origin == ACC_ENGINE && c->acc.efer & EFER_LMA);
 	uint64_t mask = wide ? ~0ull : 0xffffffffull;
-	unsigned first = GW_PAGE_SIZE - (unsigned)(w->gva & GW_PAGE_MASK);
+	unsigned first = GW_PAGE_SIZE - (unsigned)(w->gva & GW_PAGE_MASK), n = w->len <= first ? 1 : 2;
 
-	rq[0] = *like;
-	rq[0].gva = GVA(w->gva & mask);
-	rq[0].rights = w->rights;
-	rq[0].stage = w->stage;
-	rq[0].stack = w->stack;
-	if (w->stage == ACC_IMPLICIT)
-		rq[0].cpl = 0;
-	if (w->len <= first) {
-		rq[0].len = w->len;
-		return 1;
+	/* Field by field: a structure that was just written and is copied by wider loads waits for its stores. */
+	for (unsigned i = 0; i < n; i++) {
+		rq[i].cpu = &c->acc;
+		rq[i].vm = NULL;
+		rq[i].gva = GVA((w->gva + (i ? first : 0)) & mask);
+		rq[i].len = (uint16_t)(i ? w->len - first : n == 1 ? w->len : first);
+		rq[i].rights = w->rights;
+		rq[i].stage = w->stage;
+		rq[i].origin = origin;
+		rq[i].cpl = w->stage == ACC_IMPLICIT ? 0 : c->acc.cpl;
+		rq[i].stack = w->stack;
+		rq[i].by_gpa = false;
+		rq[i].gpa = GPA(0);
+		rq[i].user_translation = rq[i].private_bit = false;
+		rq[i].page_shift = 0;
 	}
-	rq[0].len = (uint16_t)first;
-	rq[1] = rq[0];
-	rq[1].gva = GVA((w->gva + first) & mask);
-	rq[1].len = (uint16_t)(w->len - first);
-	return 2;
+	return n;
 }
 
 /* Does the second half of a split operand leave the canonical addresses? Then the operand is refused before any walk. */
@@ -171,14 +172,13 @@ static bool judge(struct vcpu *c, const struct cpu_op *o, const struct cpu_want 
 	struct acc_request rq[2 * MAX_OPERANDS];
 	struct acc_result res[2 * MAX_OPERANDS];
 	enum acc_verdict verdict[2 * MAX_OPERANDS], v;
-	struct acc_request like = { .cpu = &c->acc, .origin = origin, .cpl = c->acc.cpl };
 	unsigned total = 0, which = 0, k = 0;
 
 	c->cur = o;
 	if (o)
 		c->rip = cpu_op_rip(c, o);
 	for (unsigned i = 0; i < n; i++) {
-		r[i].n = (uint8_t)split(c, &want[i], &like, &rq[total]);
+		r[i].n = (uint8_t)split(c, &want[i], origin, &rq[total]);
 		if (unlikely(r[i].n == 2 && leaves_canonical(c, rq[total + 1].gva.v)))
 			return cpu_fault(c, want[i].stack ? VEC_SS : VEC_GP, 0);
 		total += r[i].n;

@@ -262,9 +262,9 @@ static void kick(void *opaque, unsigned vcpu)
 static void foreign(struct acc_cpu *cpu, bool begin)
 {
 	if (begin)
-		cpu_fpu_leave(cpu_of(cpu));
+		cpu_fpu_lend(cpu_of(cpu));
 	else
-		cpu_fpu_enter(cpu_of(cpu));
+		cpu_fpu_take_back(cpu_of(cpu));
 }
 
 static bool move(struct vm *vm, struct gpa gpa, void *to, const void *from, size_t len)

@@ -324,6 +324,104 @@ static void stepping_tells_of_every_instruction(void **state)
 	rig_close(&r);
 }
 
+/* What ran alone a moment ago is found decoded: not when it is other bytes now. 1: add ecx,imm8; jmp 1b, until the step handler ends it. */
+static void change_the_step(struct rig *r, const struct gw_mon_event *ev, struct gw_mon_answer *a)
+{
+	uint8_t imm = (uint8_t)(r->n_seen + 1);
+
+	if (ev->regs.regs.rip == CODE) {
+		struct gw_monitor c = { .cmd = { .op = GW_MON_OP_WRITE, .size = 1, .a = { CODE + 2, 1 } }, .payload = (uintptr_t)&imm };
+
+		assert_int_equal(gw_ioctl(r->vm, GW_MONITOR, (uintptr_t)&c), 0);
+		assert_int_equal(c.reply.err, 0);
+	}
+	if (r->n_seen > 40) {
+		a->flags = GW_MON_ANS_REGS | GW_MON_ANS_STEP_OFF;
+		a->regs = ev->regs.regs;
+		a->regs.rip = CODE + 5;
+	}
+}
+
+static void what_is_stepped_may_change_between_two_rounds(void **state)
+{
+	static const uint8_t loop[] = { 0x83, 0xc1, 0x01, 0xeb, 0xfb, 0xf4 };
+	static struct rig r;
+	uint64_t sum = 1;
+
+	plain(&r);
+	r.answer = change_the_step;
+	subscribe(&r, GW_MON_SINGLESTEP, 0, 0, 0);
+	assert_int_equal(rig_cmd(&r, GW_MON_OP_STEP, 0, 1, 0, 0, 0, NULL), 0);
+	rig_load(&r, loop, sizeof(loop), NULL);
+	assert_int_equal(rig_run(&r), HLT);
+	for (unsigned i = 0; i + 1 < r.n_seen; i++)
+		if (r.seen[i].regs.regs.rip == CODE)
+			sum += i + 2;
+	assert_in_range(r.n_seen, 41, 42);
+	assert_int_equal(rig_regs(&r, 0).rcx, sum);
+	rig_close(&r);
+}
+
+/* ---- floating point ----------------------------------------------------------------------------------------------------------- */
+
+#define FP_AT	0x31000u	/* PAGE_B: MXCSR, what came back, a number, its control word */
+static struct { unsigned wrong; uint32_t mxcsr; uint16_t fcw, tags; } host_fp;
+
+static void does_floating_point(struct rig *r, const struct gw_mon_event *ev, struct gw_mon_answer *a)
+{
+	volatile long double deep = 3;
+	volatile double third = 1;
+	struct { uint16_t fcw, r0, fsw, r1, ftw, r2; uint32_t rest[4]; } env;
+	uint32_t mxcsr, all = 0x1fbf;
+
+	__asm__ volatile("stmxcsr %0\n\tfnstenv %1\n\tfldenv %1" : "=m"(mxcsr), "=m"(env));
+	host_fp.wrong += (mxcsr & ~0x3fu) != host_fp.mxcsr || env.fcw != host_fp.fcw || env.ftw != 0xffff;
+	third /= 3;			/* inexact */
+	deep /= 7;
+	__asm__ volatile("ldmxcsr %0" : : "m"(all));	/* every status bit, as arithmetic may leave them */
+	a->flags = GW_MON_ANS_ALLOW;
+}
+
+/* Neither sees the other's control bits, registers or, in the guest's case, status bits. */
+static void floating_point_of_callback_and_guest_are_apart(void **state)
+{
+	/* fninit; fldpi; fldcw [rbx+16]; ldmxcsr [rbx]; inc dword [rax] (watched); stmxcsr [rbx+4]; fnstcw [rbx+18]; fstp qword [rbx+8]; hlt */
+	static const uint8_t code[] = { 0xdb, 0xe3, 0xd9, 0xeb, 0xd9, 0x6b, 0x10, 0x0f, 0xae, 0x13, 0xff, 0x00, 0x0f, 0xae, 0x5b, 0x04,
+		0xd9, 0x7b, 0x12, 0xdd, 0x5b, 0x08, 0xf4 };
+	static const uint32_t mxcsr[] = { 0x1f80, 0x1f81, 0x1fa0, 0x7f81, 0x1f00, 0x9fc0, 0x0001 };
+	static const uint16_t fcw[] = { 0x37f, 0x27f, 0xf7f };
+	struct kvm_sregs s;
+	static struct rig r;
+
+	plain(&r);
+	r.answer = does_floating_point;
+	s = sregs_of(&r);
+	s.cr4 |= 0x600;
+	assert_int_equal(gw_ioctl(r.vcpu[0], KVM_SET_SREGS, (uintptr_t)&s), 0);
+	rig_access(&r, 0, GW_MON_RX, PAGE_A, 1);
+	__asm__ volatile("stmxcsr %0\n\tfnstcw %1" : "=m"(host_fp.mxcsr), "=m"(host_fp.fcw));
+	host_fp.mxcsr &= ~0x3fu;
+	for (unsigned i = 0; i < 7 * 3; i++) {
+		uint32_t got[2];
+		uint16_t got_fcw[2];
+		double pi;
+
+		memcpy(r.ram + FP_AT, &mxcsr[i % 7], 4);
+		memcpy(r.ram + FP_AT + 16, &fcw[i / 7], 2);
+		rig_load(&r, code, sizeof(code), &(struct kvm_regs){ .rbx = FP_AT, .rax = PAGE_A });
+		assert_int_equal(rig_run(&r), HLT);
+		memcpy(got, r.ram + FP_AT, 8);
+		memcpy(&pi, r.ram + FP_AT + 8, 8);
+		memcpy(got_fcw, r.ram + FP_AT + 16, 4);
+		assert_int_equal(got[1], got[0]);
+		assert_int_equal(got_fcw[1], got_fcw[0]);
+		assert_true(pi > 3.14159265358978 && pi < 3.14159265358981);
+	}
+	assert_int_equal(r.n_seen, 21);
+	assert_int_equal(host_fp.wrong, 0);
+	rig_close(&r);
+}
+
 static void a_view_shows_another_frame_to_data_and_fetches(void **state)
 {
 	/* In PAGE_A: mov eax,1; ret. In the shadow, PAGE_B: mov eax,2; ret. */
@@ -604,6 +702,8 @@ int main(void)
 		cmocka_unit_test(violation_then_step_then_back),
 		cmocka_unit_test(fast_single_step_makes_no_event),
 		cmocka_unit_test(stepping_tells_of_every_instruction),
+		cmocka_unit_test(what_is_stepped_may_change_between_two_rounds),
+		cmocka_unit_test(floating_point_of_callback_and_guest_are_apart),
 		cmocka_unit_test(a_view_shows_another_frame_to_data_and_fetches),
 		cmocka_unit_test(ten_views_by_default_and_more_on_wish),
 		cmocka_unit_test(private_frames_are_nobodys),

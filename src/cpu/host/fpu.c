@@ -170,6 +170,31 @@ void cpu_fpu_leave(struct vcpu *c)
 		ldmxcsr(h->client_mxcsr);
 }
 
+/*
+ * Reading MXCSR after it was loaded waits for that, and both are slow: where the client's control bits are the guest's, the status
+ * bits, which no caller may rely on, are left as they stand.
+ */
+void cpu_fpu_lend(struct vcpu *c)
+{
+	struct cpu_host *h = c->host;
+
+	if (c->fpu.x87_live)
+		host_x87_drop(c);
+	host_mxcsr_get(c);
+	h->entered = false;
+	if (((h->mxcsr | MXCSR_MASKS) ^ h->client_mxcsr) & ~MXCSR_FLAGS)
+		ldmxcsr(h->client_mxcsr);
+}
+
+void cpu_fpu_take_back(struct vcpu *c)
+{
+	struct cpu_host *h = c->host;
+
+	h->entered = true;
+	if ((h->mxcsr | MXCSR_MASKS) != stmxcsr())
+		ldmxcsr(h->mxcsr | MXCSR_MASKS);
+}
+
 void host_fpu_rescue(struct vcpu *c, const uint8_t *fx)
 {
 	struct cpu_host *h = c->host;

@@ -45,6 +45,9 @@ void cpu_fpu_gates(struct vcpu *c);
 /* Around cpu_run(): put the guest's MXCSR in the host and the client's away; and back, x87 state saved to the area. */
 void cpu_fpu_enter(struct vcpu *c);
 void cpu_fpu_leave(struct vcpu *c);
+/* In between, around foreign code on this thread: it finds the client's control bits, and the guest's state survives it. */
+void cpu_fpu_lend(struct vcpu *c);
+void cpu_fpu_take_back(struct vcpu *c);
 /* Bring the area up to date; the live state stays live. For everyone who looks at c->fpu.area. */
 void cpu_fpu_save(struct vcpu *c);
 

@@ -127,6 +127,7 @@ static inline void fx_put64(uint8_t *p, unsigned off, uint64_t v) { __builtin_me
 #define FX_ST		32
 #define MXCSR_INIT	0x1f80u
 #define MXCSR_MASKS	0x1f80u
+#define MXCSR_FLAGS	0x003fu	/* status, sticky */
 #define FCW_INIT	0x037fu
 #define FSW_ES		0x0080u
 #define FSW_B		0x8000u
