@@ -319,19 +319,26 @@ static void allow(void *arg, struct session *s, const struct gw_mon_event *ev, s
 	a->flags = GW_MON_ANS_ALLOW;
 }
 
-/* Forked before there are threads; told by a byte where to run and to begin, tells by one when it is attached. */
+/*
+ * Forked before there are threads. Told by a byte where to run and to begin, tells by one when it is attached; when nothing has come
+ * for a while it detaches, tells again, and may be told again.
+ */
 static void child(int fd, unsigned spin_us)
 {
 	struct session s;
 	char c;
 
-	if (read(fd, &c, 1) != 1)
-		_exit(0);
-	pin(c);
-	if (session_connect(&s, getppid(), 0) || session_attach(&s, GW_MON_RELEASE, 0, 0, spin_us) ||
-	    session_command(&s, GW_MON_OP_SET_ACCESS, 0, GW_MON_RX, WATCHED >> 12, 1, NULL) || write(fd, &c, 1) != 1)
-		_exit(1);
-	session_serve(&s, spin_us, -1, allow, NULL);
+	while (read(fd, &c, 1) == 1) {
+		pin(c);
+		if (session_connect(&s, getppid(), 0) || session_attach(&s, GW_MON_RELEASE, 0, 0, spin_us) ||
+		    session_command(&s, GW_MON_OP_SET_ACCESS, 0, GW_MON_RX, WATCHED >> 12, 1, NULL) || write(fd, &c, 1) != 1)
+			_exit(1);
+		if (session_serve(&s, spin_us, 20, allow, NULL) || session_command(&s, GW_MON_OP_DETACH, 1, 0, 0, 0, NULL))
+			_exit(1);
+		session_close(&s);
+		if (write(fd, &c, 1) != 1)
+			_exit(1);
+	}
 	_exit(0);
 }
 
@@ -356,20 +363,28 @@ static struct other other(unsigned spin_us)
 
 /* ---- the yardstick ------------------------------------------------------------------------------------------------------------------ */
 
+/*
+ * Where the two sides run. What a wake-up costs depends on that more than on anything else: on one processor it is a switch, to
+ * another one it is an interrupt of a processor that sleeps.
+ */
+struct placement { const char *name; char vcpu, monitor; };
+static const struct placement one_processor = { "one_processor", 0, 0 }, two_processors = { "two_processors", 0, 1 };
+
 static int there, back;
 static pid_t echo_pid;
 static void *echo(void *arg)
 {
+	const struct placement *p = arg;
 	uint64_t v;
 
-	(void)arg;
+	pin(p->monitor);
 	while (read(there, &v, sizeof(v)) == (ssize_t)sizeof(v) && v < 1000 && write(back, &v, sizeof(v)) == (ssize_t)sizeof(v))
 		;
 	return NULL;
 }
 
 /* Of two threads, or of two processes. */
-static double ping_pong(double s, bool processes)
+static double ping_pong(const struct placement *p, double s, bool processes)
 {
 	uint64_t v = 1;
 	unsigned long n = 0;
@@ -380,16 +395,18 @@ static double ping_pong(double s, bool processes)
 	if (processes) {
 		echo_pid = fork();
 		if (!echo_pid) {
-			echo(NULL);
+			echo((void *)(uintptr_t)p);
 			_exit(0);
 		}
 	} else {
-		pthread_create(&thread, NULL, echo, NULL);
+		pthread_create(&thread, NULL, echo, (void *)(uintptr_t)p);
 	}
+	pin(p->vcpu);
 	for (from = now(); now() < from + s; n++)
 		if (write(there, &v, sizeof(v)) < 0 || read(back, &v, sizeof(v)) < 0)
 			exit(1);
 	from = now() - from;
+	pin(-1);
 	v = 1000;
 	if (write(there, &v, sizeof(v)) < 0)
 		exit(1);
@@ -402,78 +419,68 @@ static double ping_pong(double s, bool processes)
 	return (double)n / from;
 }
 
-static void begin(const struct other *o, char processor)
+/* Per second, for about @s seconds. */
+static double round_trips(const struct other *o, const struct placement *p, double s)
 {
-	char c = processor;
+	char c = p->monitor;
+	double from, n;
 
 	if (write(o->fd, &c, 1) != 1 || read(o->fd, &c, 1) != 1) {
 		fprintf(stderr, "monitor: the other process could not attach\n");
 		exit(1);
 	}
-}
-
-static void end(const struct other *o)
-{
-	kill(o->pid, SIGKILL);
-	waitpid(o->pid, NULL, 0);
-	rest(0.1);	/* its end has been noticed */
-}
-
-/* Per second, for about @s seconds. */
-static double round_trips(double s)
-{
-	double from = now(), n;
-
+	pin(p->vcpu);
+	from = now();
 	start(store_loop, sizeof(store_loop));
+	pin(-1);
 	rest(s);
 	n = stop();
-	return n / (now() - from);
+	from = now() - from;
+	if (read(o->fd, &c, 1) != 1) {
+		fprintf(stderr, "monitor: the other process did not detach\n");
+		exit(1);
+	}
+	return n / from;
 }
 
-/*
- * Interleaved, so that a busy host is as unkind to either; on one processor, because what a wake-up across processors costs depends on
- * what else there is to do.
- */
-static double sleeping_and_ping_pong(const struct other *o)
+/* Interleaved, so that a busy host is as unkind to each; ratios are of neighbours. Returns the sleeping figure. */
+static double placed(const struct placement *p, const struct other *sleeping, const struct other *spinning)
 {
-	enum { N = 15 };
-	double bare[N], processes[N], trips[N], ratio[N], per_s;
+	enum { N = 11 };
+	double bare[N], processes[N], sleep[N], spin[N], to_bare[N], to_sleep[N], per_s;
 
-	begin(o, 0);
-	pin(0);
 	for (unsigned i = 0; i < N; i++) {
-		bare[i] = ping_pong(0.1, false);
-		processes[i] = ping_pong(0.1, true);
-		trips[i] = round_trips(0.1);
-		ratio[i] = trips[i] / bare[i];
+		bare[i] = ping_pong(p, 0.1, false);
+		sleep[i] = round_trips(sleeping, p, 0.1);
+		processes[i] = ping_pong(p, 0.1, true);
+		spin[i] = spinning ? round_trips(spinning, p, 0.1) : 0;
+		to_bare[i] = sleep[i] / bare[i];
+		to_sleep[i] = spin[i] / sleep[i];
 	}
-	pin(-1);
-	end(o);
-	printf("eventfd_ping_pong %.0f /s\n", median(bare, N));
-	printf("eventfd_ping_pong_of_two_processes %.0f /s\n", median(processes, N));
-	per_s = median(trips, N);
-	printf("round_trips_other_process_sleeping %.0f /s\n", per_s);
-	printf("round_trips_sleeping_to_ping_pong %.2f (0.80 or more)\n", median(ratio, N));
+	printf("%s_eventfd_ping_pong %.0f /s\n", p->name, median(bare, N));
+	printf("%s_eventfd_ping_pong_of_two_processes %.0f /s\n", p->name, median(processes, N));
+	per_s = median(sleep, N);
+	printf("%s_round_trips_sleeping %.0f /s\n", p->name, per_s);
+	printf("%s_round_trips_sleeping_to_ping_pong %.2f (0.80 or more)\n", p->name, median(to_bare, N));
+	if (spinning) {
+		printf("%s_round_trips_spinning %.0f /s (50000 or more)\n", p->name, median(spin, N));
+		printf("%s_round_trips_spinning_to_sleeping %.1f (10 or more)\n", p->name, median(to_sleep, N));
+	}
 	return per_s;
 }
 
-static double spinning_trips(const struct other *o)
+static unsigned n_processors(void)
 {
-	enum { N = 5 };
-	double trips[N];
+	cpu_set_t all;
 
-	begin(o, -1);
-	for (unsigned i = 0; i < N; i++)
-		trips[i] = round_trips(0.2);
-	end(o);
-	return median(trips, N);
+	return sched_getaffinity(0, sizeof(all), &all) ? 1 : (unsigned)CPU_COUNT(&all);
 }
 
 int main(int argc, char **argv)
 {
 	struct sigaction sa = { .sa_handler = kick };
 	struct other sleeping, spinning;
-	double in_process, blocking, spin;
+	double in_process, shared, apart = 0;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	setenv("GUESTWARD_CONTROL", "1", 1);
@@ -489,14 +496,22 @@ int main(int argc, char **argv)
 	}
 	if (argc > 1 && !strcmp(argv[1], "guests"))
 		goto guests;
-	blocking = sleeping_and_ping_pong(&sleeping);
-	spin = spinning_trips(&spinning);
-	printf("round_trips_other_process_spinning %.0f /s\n", spin);
-	printf("round_trips_spinning_to_sleeping %.1f (10 or more with two free processors)\n", spin / blocking);
+	if (argc > 1 && !strcmp(argv[1], "spinning")) {
+		for (unsigned i = 0; i < 20; i++)
+			printf("round_trips_spinning %.0f /s\n", round_trips(&spinning, &two_processors, 0.1));
+		return 0;
+	}
+	shared = placed(&one_processor, &sleeping, NULL);
+	if (n_processors() > 1)
+		apart = placed(&two_processors, &sleeping, &spinning);
+	else
+		printf("two_processors_not_measured: there is one\n");
 	in_process = callbacks();
 	printf("round_trips_in_process %.0f /s\n", in_process);
 	printf("round_trips_in_process_by_processor_time %.0f /s\n", by_processor);
-	printf("round_trips_in_process_to_sleeping %.1f (20 or more)\n", in_process / blocking);
+	if (apart)
+		printf("round_trips_in_process_to_two_processors_sleeping %.1f (20 or more)\n", in_process / apart);
+	printf("round_trips_in_process_to_one_processor_sleeping %.1f\n", in_process / shared);
 	printf("single_steps %.0f /s\n", steps());
 	views(in_process);
 	rights();
