@@ -97,6 +97,18 @@ struct acc_writable {
 	bool many;		/* more than one live entry fell on this place */
 };
 
+/* What everything remembered since the last flush of all was made from: unchanged.c */
+#define SOURCE_UPPER	48u
+#define SOURCE_LEAVES	256u
+struct acc_source { const uint8_t *hva; uint64_t value; };
+struct acc_sources {
+	bool is_more;		/* not all of it is noted here */
+	unsigned n_upper, n_leaf;
+	uint64_t cr3;		/* of all of it */
+	struct acc_source upper[SOURCE_UPPER], leaf[SOURCE_LEAVES];
+	uint64_t leaf_gva[SOURCE_LEAVES];	/* the page that one of leaf[] maps */
+};
+
 struct acc_cpu_private {
 	struct acc_cpu *cpu;
 	struct acc_cpu_private *next;	/* under vm->lock */
@@ -121,6 +133,7 @@ struct acc_cpu_private {
 	uint64_t fetched[64];		/* pages handed out for execution since jump_gen moved, and not in fetch[] any more (hashed) */
 
 	unsigned last_slot;		/* index into the map: a guess */
+	struct acc_sources sources;
 	struct acc_fetch once;
 	uint64_t fetch_cold[ACC_FETCH_SIZE];
 	struct acc_writable writable[ACC_WRITABLE];
@@ -163,12 +176,23 @@ struct acc_leaf {
 	uint8_t size;		/* 4 or 8 */
 };
 
+/* The entries a walk of 4 or 5 levels went through, from the top, as they are in memory when it is done. */
+#define ACC_LEVELS	5u
+struct acc_path {
+	bool is_noted;		/* not: another format, guards that see walks, tables that may be private */
+	uint8_t n;
+	bool is_large;		/* the last one maps a large page */
+	const uint8_t *hva[ACC_LEVELS];
+	uint64_t value[ACC_LEVELS];
+};
+
 struct acc_walk {
 	uint8_t allowed;	/* rights that the guest's tables give in this mode */
 	bool user, writable, no_exec, global, dirty;
 	uint8_t pkey;
 	bool known;		/* the second-level TLB answered: judged already */
 	struct acc_leaf leaf;	/* whose D the commit must set */
+	struct acc_path path;
 };
 
 #define WALK_LOOK	0x1u	/* translate only: no A, no guards */
@@ -221,7 +245,17 @@ bool acc_tlb_lookup(struct acc_request *rq, struct acc_result *out);
 bool acc_tlb_is_global(const struct acc_request *rq);
 void acc_tlb_remember(const struct acc_request *rq, const struct acc_walk *w, struct acc_result *out);
 void acc_tlb_drop_frames(struct acc_cpu *cpu, uint64_t first, uint64_t last, unsigned rights);
+void acc_tlb_drop_page(struct acc_cpu *cpu, uint64_t page);	/* of the current PCID and global, both levels */
 void acc_tlb_list_fetch(struct acc_cpu *cpu, unsigned slot, bool global);
 void acc_tlb_drop_writable(struct acc_cpu *cpu, uintptr_t hva_page);	/* first level only; 0: every page */
+
+/* ---- flushes of what has not changed: unchanged.c ---------------------------------------------------------------------------------- */
+
+/* Something of @rq's translation is going to be remembered. */
+void acc_source_note(struct acc_cpu *cpu, const struct acc_request *rq, const struct acc_walk *w);
+/* Nothing is remembered any more. */
+void acc_sources_reset(struct acc_cpu *cpu);
+/* Everything remembered follows from the guest's tables as they are now, or was dropped. False: nobody knows. */
+bool acc_sources_hold(struct acc_cpu *cpu);
 
 #endif

@@ -462,6 +462,7 @@ void acc_tlb_remember(const struct acc_request *rq, const struct acc_walk *w, st
 		out->silent = 0;
 		return;
 	}
+	acc_source_note(cpu, rq, w);
 	if (!w->dirty || !(rights & ACC_R))
 		rights &= ~ACC_W;
 	l1 = l2 = rights;
@@ -510,6 +511,7 @@ void acc_flush_all(struct acc_cpu *cpu)
 	memset(p->large_2m, 0, sizeof(p->large_2m));
 	memset(p->large_1g, 0, sizeof(p->large_1g));
 	floor_changed(p);
+	acc_sources_reset(cpu);
 }
 
 void acc_flush_cr3(struct acc_cpu *cpu, bool keep_pcid)
@@ -523,12 +525,17 @@ void acc_flush_cr3(struct acc_cpu *cpu, bool keep_pcid)
 	l1_clear_local(cpu);
 }
 
+void acc_tlb_drop_page(struct acc_cpu *cpu, uint64_t page)
+{
+	l1_drop_page(cpu, page);
+	l2_drop_page(cpu->priv, page, cpu->priv->pcid, true);
+}
+
 void acc_flush_page(struct acc_cpu *cpu, struct gva gva)
 {
 	uint64_t page = gva.v & ~GW_PAGE_MASK;
 
-	l1_drop_page(cpu, page);
-	l2_drop_page(cpu->priv, page, cpu->priv->pcid, true);
+	acc_tlb_drop_page(cpu, page);
 	drop_large(cpu, page);
 }
 
@@ -551,7 +558,8 @@ void acc_flush_pcid(struct acc_cpu *cpu, unsigned type, uint16_t pcid, struct gv
 		p->floor_local = tick(p);
 		break;
 	default:
-		acc_flush_all(cpu);
+		if (!acc_sources_hold(cpu))
+			acc_flush_all(cpu);
 		return;
 	}
 	floor_changed(p);

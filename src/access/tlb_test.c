@@ -14,6 +14,7 @@
 #include <cmocka.h>
 
 #include "access/access.h"
+#include "access/access_private.h"
 #include "access/walk_model.h"
 #include "isa/x86.h"
 
@@ -50,7 +51,7 @@ struct world {
 	unsigned space, pcid;	/* of CR3 */
 	struct history seen[PCIDS + 1][PAGES];
 	uint64_t random;
-	unsigned long allowed, refused, stale, probe_hits, exits;
+	unsigned long allowed, refused, stale, probe_hits, exits, kept;
 	unsigned step;
 };
 
@@ -237,8 +238,10 @@ static void load_cr3(struct world *w)
 static void invpcid(struct world *w)
 {
 	unsigned type = rnd(w) & 3, pcid = rnd(w) % PCIDS, page = rnd(w) % PAGES;
+	uint64_t clock = w->cpu->priv->clock;
 
 	acc_flush_pcid(w->cpu, type, (uint16_t)pcid, GVA(page_va[page]));
+	w->kept += type == 2 && w->cpu->priv->clock == clock;
 	if (type == 0)
 		drop_address(w, pcid, page);
 	else if (type == 1)
@@ -609,9 +612,11 @@ static void sequence(uint64_t cr4, unsigned steps)
 		}
 		record_now(w);
 	}
-	print_message("# %lu allowed (%lu by a probe, %lu stale), %lu faults, %lu denials\n", w->allowed, w->probe_hits, w->stale, w->refused, w->exits);
+	print_message("# %lu allowed (%lu by a probe, %lu stale), %lu faults, %lu denials, %lu flushes without effect\n", w->allowed,
+		      w->probe_hits, w->stale, w->refused, w->exits, w->kept);
 	/* The test is worth something only if all of these happened often. */
 	assert_true(w->probe_hits > steps / 50 && w->stale > steps / 1000 && w->refused > steps / 50 && w->exits > steps / 1000);
+	assert_true(!(cr4 & CR4_PCIDE) || w->kept > steps / 4000);
 	destroy(w);
 }
 
@@ -818,6 +823,171 @@ static void invlpg_of_one_large_page_leaves_no_other_half_forgotten(void **state
 	destroy(w);
 }
 
+/* ---- flushes of everything that find little changed ----------------------------------------------------------------------------- */
+
+static uint64_t frame_at(struct world *w, uint64_t la, unsigned rights)
+{
+	struct outcome o;
+
+	do_access(w, la, rights, false, &o);
+	return o.v == ACC_ALLOW ? gpa_of_hva(w, o.hva) >> GW_PAGE_SHIFT : 0;
+}
+
+/* Pages 0 to 5 are frames 40 to 45, and used. */
+static struct world *create_used(void)
+{
+	struct world *w = create(CR4_PCIDE);
+
+	for (unsigned p = 0; p < 6; p++)
+		*pte_of(w, 0, p) = (40ull + p) << 12 | PTE_P | PTE_W | PTE_U;
+	acc_flush_all(w->cpu);
+	for (unsigned p = 0; p < 6; p++)
+		assert_int_equal(frame_at(w, page_va[p], p & 1 ? ACC_RW : ACC_R), 40 + p);
+	assert_int_equal(frame_at(w, page_va[0], ACC_X), 40);
+	return w;
+}
+
+static void invpcid_all(struct world *w)
+{
+	acc_flush_pcid(w->cpu, 2, 0, GVA(0));
+}
+
+static void flushing_what_has_not_changed_forgets_nothing(void **state)
+{
+	struct world *w = create_used();
+	uint64_t stamp = w->cpu->stamp;
+
+	for (unsigned i = 0; i < 3; i++) {
+		invpcid_all(w);
+		for (unsigned p = 0; p < 6; p++)
+			assert_non_null(acc_probe_r(w->cpu, page_va[p], 8));
+		assert_non_null(acc_probe_w(w->cpu, page_va[1], 8));
+		assert_non_null(acc_fetch_probe(w->cpu, page_va[0]));
+		assert_int_equal(w->cpu->stamp, stamp);
+	}
+	/* D was not set when this page was read first: it is walked for once more. */
+	assert_int_equal(frame_at(w, page_va[2], ACC_RW), 42);
+	invpcid_all(w);
+	assert_int_equal(frame_at(w, page_va[2], ACC_RW), 42);
+	invpcid_all(w);
+	assert_non_null(acc_probe_w(w->cpu, page_va[2], 8));
+	destroy(w);
+}
+
+static void flushing_drops_the_page_whose_entry_has_changed(void **state)
+{
+	struct world *w = create_used();
+
+	*pte_of(w, 0, 1) = 50ull << 12 | PTE_P | PTE_W | PTE_U;
+	*pte_of(w, 0, 3) = 0;
+	*pte_of(w, 0, 5) &= ~(uint64_t)PTE_W;
+	assert_int_equal(frame_at(w, page_va[1], ACC_RW), 41);
+	invpcid_all(w);
+	assert_null(acc_probe_r(w->cpu, page_va[1], 8));
+	assert_null(acc_probe_w(w->cpu, page_va[5], 8));
+	assert_non_null(acc_probe_r(w->cpu, page_va[4], 8));
+	assert_int_equal(frame_at(w, page_va[1], ACC_RW), 50);
+	assert_int_equal(frame_at(w, page_va[3], ACC_R), 0);
+	assert_int_equal(frame_at(w, page_va[5], ACC_R), 45);
+	/* And once more, with what was noted since. */
+	*pte_of(w, 0, 1) = 51ull << 12 | PTE_P | PTE_W | PTE_U;
+	invpcid_all(w);
+	assert_int_equal(frame_at(w, page_va[1], ACC_RW), 51);
+	/* Code of a page that is another now is fetched again. */
+	*pte_of(w, 0, 0) = 52ull << 12 | PTE_P | PTE_W | PTE_U;
+	invpcid_all(w);
+	assert_null(acc_fetch_probe(w->cpu, page_va[0]));
+	assert_int_equal(frame_at(w, page_va[0], ACC_X), 52);
+	destroy(w);
+}
+
+static void flushing_lets_a_and_d_be_set_again(void **state)
+{
+	struct world *w = create_used();
+
+	*pte_of(w, 0, 0) &= ~(uint64_t)PTE_A;
+	*pte_of(w, 0, 1) &= ~(uint64_t)PTE_D;
+	*pde_of(w, 0, 4) &= ~(uint64_t)PTE_A;
+	invpcid_all(w);
+	frame_at(w, page_va[0], ACC_R);
+	frame_at(w, page_va[1], ACC_RW);
+	frame_at(w, page_va[4], ACC_R);
+	assert_true(*pte_of(w, 0, 0) & PTE_A);
+	assert_true(*pte_of(w, 0, 1) & PTE_D);
+	assert_true(*pde_of(w, 0, 4) & PTE_A);
+	destroy(w);
+}
+
+/* An upper entry that was something else in between, and is what it was. */
+static void flushing_sees_through_entries_that_changed_back(void **state)
+{
+	struct world *w = create_used();
+	uint64_t pde = *pde_of(w, 0, 4);
+
+	*pte_of(w, 1, 6) = 60ull << 12 | PTE_P | PTE_W | PTE_U;
+	*pde_of(w, 0, 4) = *pde_of(w, 1, 4);
+	assert_int_equal(frame_at(w, page_va[6], ACC_R), 60);
+	*pde_of(w, 0, 4) = pde;
+	*pte_of(w, 0, 6) = 46ull << 12 | PTE_P | PTE_W | PTE_U;
+	invpcid_all(w);
+	assert_int_equal(frame_at(w, page_va[6], ACC_R), 46);
+	/* One that has changed. */
+	*pte_of(w, 1, 6) = 61ull << 12 | PTE_P | PTE_W | PTE_U;
+	*pde_of(w, 0, 4) = *pde_of(w, 1, 4);
+	invpcid_all(w);
+	assert_int_equal(frame_at(w, page_va[6], ACC_R), 61);
+	/* A large page: to another frame. */
+	*pde_of(w, 0, 4) = PTE_P | PTE_W | PTE_U | PTE_PS;
+	invpcid_all(w);
+	assert_int_equal(frame_at(w, page_va[6], ACC_RW), 2);
+	*pde_of(w, 0, 4) = 512ull << 12 | PTE_P | PTE_W | PTE_U | PTE_PS;
+	invpcid_all(w);
+	assert_int_equal(frame_at(w, page_va[6], ACC_RW), 514);
+	destroy(w);
+}
+
+/* The tables that count are those of CR3: what was remembered under another is not to be found in them. */
+static void flushing_goes_by_the_tables_of_cr3(void **state)
+{
+	struct world *w = create_used();
+
+	*pte_of(w, 1, 0) = 60ull << 12 | PTE_P | PTE_W | PTE_U;
+	w->cpu->cr3 = frame_of(1, PML4) << 12;
+	acc_flush_cr3(w->cpu, true);	/* the same PCID, kept */
+	invpcid_all(w);
+	assert_int_equal(frame_at(w, page_va[0], ACC_R), 60);
+	assert_int_equal(frame_at(w, page_va[1], ACC_R), 0);
+	/* Another PCID that comes back with other tables. */
+	w->cpu->cr3 = frame_of(0, PML4) << 12 | 1;
+	acc_flush_cr3(w->cpu, false);
+	assert_int_equal(frame_at(w, page_va[0], ACC_R), 40);
+	w->cpu->cr3 = frame_of(1, PML4) << 12;
+	acc_flush_cr3(w->cpu, true);
+	assert_int_equal(frame_at(w, page_va[0], ACC_R), 60);
+	invpcid_all(w);
+	w->cpu->cr3 = frame_of(1, PML4) << 12 | 1;
+	acc_flush_cr3(w->cpu, true);
+	assert_int_equal(frame_at(w, page_va[0], ACC_R), 60);
+	destroy(w);
+}
+
+static void flushing_more_than_is_noted_forgets_all(void **state)
+{
+	struct world *w = create_used();
+
+	for (unsigned i = 0; i < SOURCE_LEAVES + 10; i++)
+		*entry(w, 0, PT0, i) = (100ull + i) << 12 | PTE_P | PTE_W | PTE_U;
+	invpcid_all(w);
+	for (unsigned i = 0; i < SOURCE_LEAVES + 10; i++)
+		assert_int_equal(frame_at(w, (uint64_t)i << 12, ACC_R), 100 + i);
+	for (unsigned i = 0; i < SOURCE_LEAVES + 10; i++)
+		*entry(w, 0, PT0, i) += 1ull << 12;
+	invpcid_all(w);
+	for (unsigned i = 0; i < SOURCE_LEAVES + 10; i++)
+		assert_int_equal(frame_at(w, (uint64_t)i << 12, ACC_R), 101 + i);
+	destroy(w);
+}
+
 static void walks_mark_tables_dirty(void **state)
 {
 	struct world *w = create(0);
@@ -867,6 +1037,12 @@ int main(void)
 		{ "INVLPG of one large page keeps nothing of another 8 GiB away from its own INVLPG",
 		  invlpg_of_one_large_page_leaves_no_other_half_forgotten, NULL, NULL, NULL },
 		{ "INVLPG takes all of a large page, in every size", invlpg_takes_all_of_a_large_page, NULL, NULL, NULL },
+		{ "a flush of all forgets nothing where the tables are as they were", flushing_what_has_not_changed_forgets_nothing, NULL, NULL, NULL },
+		{ "a flush of all drops the page whose entry has changed", flushing_drops_the_page_whose_entry_has_changed, NULL, NULL, NULL },
+		{ "after a flush of all A and D that were cleared are set again", flushing_lets_a_and_d_be_set_again, NULL, NULL, NULL },
+		{ "a flush of all sees upper entries that have changed, or changed and come back", flushing_sees_through_entries_that_changed_back, NULL, NULL, NULL },
+		{ "a flush of all goes by the tables of CR3", flushing_goes_by_the_tables_of_cr3, NULL, NULL, NULL },
+		{ "a flush of all forgets all where too much is remembered", flushing_more_than_is_noted_forgets_all, NULL, NULL, NULL },
 		{ "A and D writes of the walk are in the dirty log", walks_mark_tables_dirty, NULL, NULL, NULL },
 		{ "tables in read-only memory are walked and stay as they are", read_only_tables_are_walked_not_written, NULL, NULL, NULL },
 		{ "nothing is remembered longer than the manual lets it, without PCID", without_pcid, NULL, NULL, NULL },

@@ -31,6 +31,7 @@ struct walker {
 	unsigned flags;
 	uint8_t levels, size, index_bits;
 	bool judged;		/* guards want to see the walk */
+	bool is_noted;		/* its path: see struct acc_path */
 };
 
 struct entry {
@@ -331,6 +332,17 @@ static enum acc_verdict finish(const struct walker *k, struct acc_request *rq, s
 	return set_accessed(k, e);
 }
 
+/* @e was gone through, and has A. */
+static inline void note(struct acc_path *path, const struct entry *e)
+{
+	if (!path->is_noted)
+		return;
+	if (unlikely(e->slot && (e->slot->flags & MEM_GMEM)))
+		path->is_noted = false;
+	path->hva[path->n] = e->hva;
+	path->value[path->n++] = e->frozen ? e->value : e->value | PTE_A;
+}
+
 static enum acc_verdict walk_once(const struct walker *k, struct acc_request *rq, struct acc_walk *w)
 {
 	const struct acc_cpu *cpu = k->cpu;
@@ -340,6 +352,8 @@ static enum acc_verdict walk_once(const struct walker *k, struct acc_request *rq
 	w->user = w->writable = true;
 	w->no_exec = false;
 	w->leaf.hva = NULL;
+	w->path.is_noted = k->is_noted;
+	w->path.n = 0;
 	if (k->size == 8 && level == 2) {	/* PAE: the PDPTEs are in registers, and grant everything */
 		uint64_t pdpte = cpu->pdptr[k->la >> 30 & 3];
 
@@ -364,8 +378,11 @@ static enum acc_verdict walk_once(const struct walker *k, struct acc_request *rq
 		w->user &= (e.value & PTE_U) != 0;
 		w->writable &= (e.value & PTE_W) != 0;
 		w->no_exec |= k->size == 8 && (e.value & PTE_NX);
-		if (leaf)
+		note(&w->path, &e);
+		if (leaf) {
+			w->path.is_large = shift != GW_PAGE_SHIFT;
 			return finish(k, rq, w, &e, shift);
+		}
 		v = set_accessed(k, &e);
 		if (unlikely(v != ACC_ALLOW))
 			return v;
@@ -436,6 +453,7 @@ enum acc_verdict acc_walk(const struct mem_map *map, struct acc_request *rq, str
 		return ACC_FAULT;
 	}
 	choose_format(&k);
+	k.is_noted = (cpu->efer & EFER_LMA) && !k.judged && !map->kinds && !flags;
 	for (unsigned i = 0; v == ACC_RETRY && i < MAX_RESTARTS; i++)
 		v = walk_once(&k, rq, w);
 	return v;
