@@ -30,6 +30,7 @@ static bool fault(struct vcpu *c, unsigned vector, bool has_error, uint32_t erro
 	c->ev.exception.pending = true;
 	c->ev.exception.vector = (uint8_t)vector;
 	c->ev.exception.has_error = has_error;
+	c->ev.exception.injected = false;
 	c->ev.exception.error = error;
 	c->ev.exception.has_payload = false;
 	c->ev.exception.payload = 0;

@@ -46,6 +46,7 @@ struct cpu_events {
 		bool pending;		/* raised, not yet delivered (or injected by the client and to be delivered) */
 		uint8_t vector;
 		bool has_error;
+		bool injected;		/* by the client: SET_REGS does not take it back */
 		uint32_t error;
 		bool has_payload;	/* CR2 or DR6 not yet written */
 		uint64_t payload;

@@ -40,7 +40,7 @@ int vm_set_guest_debug(struct vm_vcpu *v, const struct kvm_guest_debug *d)
 		c->ev.exception.vector = inject & KVM_GUESTDBG_INJECT_DB ? VEC_DB : VEC_BP;
 		c->ev.exception.has_error = c->ev.exception.has_payload = false;
 		/* Injected, not executed: no gate privilege check, RIP as it is. */
-		c->ev.exception.soft = c->ev.exception.icebp = false;
+		c->ev.exception.soft = c->ev.exception.icebp = c->ev.exception.injected = false;
 	}
 	memset(&c->dbg, 0, sizeof(c->dbg));
 	if (!(d->control & KVM_GUESTDBG_ENABLE))

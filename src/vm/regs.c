@@ -38,8 +38,8 @@ void vm_set_regs(struct vm_vcpu *v, const struct kvm_regs *r)
 	g[R12] = r->r12; g[R13] = r->r13; g[R14] = r->r14; g[R15] = r->r15;
 	c->rip = r->rip;
 	cpu_set_eflags(c, (uint32_t)r->rflags & RFLAGS_KNOWN);
-	/* As KVM does: the registers of an exception that was about to be delivered are not these. */
-	c->ev.exception.pending = false;
+	/* As KVM does: the registers of an exception that was about to be delivered are not these, unless the client restored it. */
+	c->ev.exception.pending = c->ev.exception.pending && c->ev.exception.injected;
 	cpu_state_changed(c);
 }
 

@@ -25,8 +25,10 @@ void vm_get_events(struct vm_vcpu *v, struct kvm_vcpu_events *e)
 	memset(e, 0, sizeof(*e));
 	/* INT3 and INTO are executed again rather than injected: RIP still points at them. */
 	if (!is_soft(c)) {
-		e->exception.injected = c->ev.exception.pending && !v->vm->is_exception_payload;
-		e->exception.pending = c->ev.exception.pending && v->vm->is_exception_payload;
+		bool injected = c->ev.exception.injected || !v->vm->is_exception_payload;
+
+		e->exception.injected = c->ev.exception.pending && injected;
+		e->exception.pending = c->ev.exception.pending && !injected;
 	}
 	e->exception.nr = c->ev.exception.vector;
 	e->exception.has_error_code = c->ev.exception.has_error;
@@ -101,6 +103,7 @@ int vm_set_events(struct vm_vcpu *v, const struct kvm_vcpu_events *e)
 		return err;
 	vm_vcpu_collect_events(v);
 	c->ev.exception.pending = e->exception.injected || (has_payload && e->exception.pending);
+	c->ev.exception.injected = e->exception.injected;
 	c->ev.exception.vector = e->exception.nr;
 	c->ev.exception.has_error = e->exception.has_error_code;
 	c->ev.exception.error = e->exception.error_code;
