@@ -236,6 +236,8 @@ static inline const struct acc_fetch *acc_fetch_probe(struct acc_cpu *cpu, uint6
  * block after this instruction). Call it after the bytes are written.
  */
 bool acc_mark_code(struct acc_cpu *cpu, const struct acc_fetch *page, unsigned offset, unsigned len);
+/* The same without waiting: false, too, if somebody may write to the page, of whom nothing is forgotten then. */
+bool acc_mark_code_now(struct acc_cpu *cpu, const struct acc_fetch *page, unsigned offset, unsigned len);
 bool acc_store_done(struct acc_vm *vm, const uint8_t *hva, unsigned len);
 /* Look whether code was changed by anybody; the vCPU's own thread. */
 static inline void acc_notice_code(struct acc_cpu *cpu)

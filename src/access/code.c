@@ -23,7 +23,7 @@ static uint64_t lines_of(unsigned offset, unsigned len)
 	return (last == 63 ? ~0ull : BIT64(last + 1) - 1) & ~(BIT64(first) - 1);
 }
 
-bool acc_mark_code(struct acc_cpu *cpu, const struct acc_fetch *page, unsigned offset, unsigned len)
+static bool mark(struct acc_cpu *cpu, const struct acc_fetch *page, unsigned offset, unsigned len, bool may_wait)
 {
 	struct acc_vm *vm = cpu->vm;
 	struct mem_code *r = page->code;
@@ -46,6 +46,8 @@ bool acc_mark_code(struct acc_cpu *cpu, const struct acc_fetch *page, unsigned o
 	writers = atomic_load(&r->writers);
 	if (!writers)
 		return true;
+	if (!may_wait)
+		return false;
 	if (writers & cpu->priv->writer_bit)
 		acc_tlb_drop_writable(cpu, (uintptr_t)hva);
 	/* The bit is shared when there are more than 64 vCPUs; then ask the others, too. */
@@ -57,6 +59,16 @@ bool acc_mark_code(struct acc_cpu *cpu, const struct acc_fetch *page, unsigned o
 		atomic_fetch_and(&r->writers, ~writers);
 	pthread_mutex_unlock(&vm->code_lock);
 	return tag == ~0ull || (page->tag == tag && page->hva == hva);
+}
+
+bool acc_mark_code(struct acc_cpu *cpu, const struct acc_fetch *page, unsigned offset, unsigned len)
+{
+	return mark(cpu, page, offset, len, true);
+}
+
+bool acc_mark_code_now(struct acc_cpu *cpu, const struct acc_fetch *page, unsigned offset, unsigned len)
+{
+	return mark(cpu, page, offset, len, false);
 }
 
 static bool page_stored(struct acc_vm *vm, const uint8_t *hva, unsigned len)

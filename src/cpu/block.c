@@ -129,8 +129,11 @@ static void reuse_last(struct cpu_cache *k, const struct mem_code *code, const u
 	k->flushes++;
 }
 
-/* NULL: the first instruction crosses the page; or @is_gone: the page was taken away while we waited to mark it. */
-static struct cpu_block *build(struct vcpu *c, const struct acc_fetch *page, unsigned start, bool *is_gone)
+/*
+ * NULL: the first instruction crosses the page; or @is_gone: the page was taken away while we waited to mark it. @is_ahead: do not wait,
+ * what is going to be executed now must stay what it is.
+ */
+static struct cpu_block *build(struct vcpu *c, const struct acc_fetch *page, unsigned start, bool is_ahead, bool *is_gone)
 {
 	struct cpu_cache *k = c->cache;
 	unsigned off = start, n = 0;
@@ -158,7 +161,7 @@ static struct cpu_block *build(struct vcpu *c, const struct acc_fetch *page, uns
 
 		if (avail > INSN_MAX_LEN)
 			avail = INSN_MAX_LEN;
-		if (!acc_mark_code(&c->acc, page, off, avail)) {
+		if (!(is_ahead ? acc_mark_code_now : acc_mark_code)(&c->acc, page, off, avail)) {
 			*is_gone = true;
 			break;
 		}
@@ -389,6 +392,34 @@ static void remember_alone(struct vcpu *c, const struct insn *in, const struct c
 		x->op[0].insn = &x->insn;
 }
 
+/* Decode the block at @off of @page, and remember it. As build(). */
+static struct cpu_block *add(struct vcpu *c, const struct acc_fetch *page, unsigned off, bool is_ahead, bool *is_gone)
+{
+	struct cpu_block *b = build(c, page, off, is_ahead, is_gone), **slot;
+
+	if (!b)
+		return NULL;
+	slot = &c->cache->hash[hash_of(b->code, off, c->block_key)];
+	b->next = *slot;
+	*slot = b;
+	return b;
+}
+
+struct cpu_block *cpu_block_ahead(struct vcpu *c, const struct mem_code *code, uint64_t rip)
+{
+	const struct acc_fetch *page = acc_fetch_probe(&c->acc, linear_rip(c, rip));
+	unsigned off = rip & GW_PAGE_MASK;
+	bool is_gone = false;
+	struct cpu_block *b;
+
+	if (!page || page->code != code || page->tag == ~0ull || c->ext_code)
+		return NULL;
+	b = find(c, page, off);
+	if (b || c->cache->used + 2 * BLOCK_ROOM > ARENA_SIZE || c->cache->last_is_dead)
+		return b;
+	return add(c, page, off, true, &is_gone);
+}
+
 struct cpu_block *cpu_block_get(struct vcpu *c)
 {
 	uint64_t la = linear_rip(c, c->rip);
@@ -417,18 +448,14 @@ struct cpu_block *cpu_block_get(struct vcpu *c)
 	b = find(c, page, off);
 	if (!b) {
 		bool is_gone = false;
-		unsigned h;
 
-		b = build(c, page, off, &is_gone);
+		b = add(c, page, off, false, &is_gone);
 		if (!b) {
 			/* Gone: the dispatcher fetches again. Crossing: both pages are fetched for it alone. */
 			c->alone_wanted = !is_gone;
 			c->stop = true;
 			return NULL;
 		}
-		h = hash_of(b->code, off, c->block_key);
-		b->next = c->cache->hash[h];
-		c->cache->hash[h] = b;
 	}
 	*e = (struct cpu_jump_entry){ la, c->acc.jump_gen, b };
 	return b;

@@ -31,6 +31,7 @@ struct cpu_block {
 	struct tr_unit *units;	/* ... its translations ... */
 	cpu_fn *first;		/* ... and the handler of op[0], whose place in op[0].fn it takes */
 	bool ungrouped;		/* each operand gets a probe of its own */
+	uint32_t unpredicted;	/* a bit for each operation whose probe guesses wrong too often */
 	struct cpu_block *next;	/* hash chain */
 	uint8_t *bytes;		/* copy of the code */
 	struct cpu_op op[];	/* n, then the end-of-block operation */
@@ -86,6 +87,11 @@ struct cpu_block *cpu_block_recent(struct vcpu *c);
 const struct acc_fetch *cpu_block_page(struct vcpu *c);
 /* The block decoded at the host address @hva of the page @code for the present state, if it is valid now. Decodes nothing. */
 struct cpu_block *cpu_block_peek(struct vcpu *c, const struct mem_code *code, const uint8_t *hva);
+/*
+ * The same for @rip, in the page @code that is fetched there now; decodes it if there is room, though nothing has led there yet. NULL says
+ * nothing. No block goes away.
+ */
+struct cpu_block *cpu_block_ahead(struct vcpu *c, const struct mem_code *code, uint64_t rip);
 /* The instruction at c->rip if it is known to cross its page and both pages are at hand; else NULL. */
 const struct cpu_op *cpu_block_crossing(struct vcpu *c);
 /* Decode the one instruction at c->rip into the cache's alone operations. NULL as above. */

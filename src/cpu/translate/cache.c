@@ -115,22 +115,6 @@ void tr_link_to(struct translator *k, struct tr_link *l, struct tr_unit *to)
 	host_serialize();
 }
 
-/* From now on the place that missed too often computes the index each time. */
-void tr_site_patch(struct vcpu *c)
-{
-	struct translator *k = c->translator;
-	struct tr_site *s = c->tr_often;
-	struct tr_emit e = { .start = k->rw };
-
-	c->tr_often = NULL;
-	if (!s || !s->at)
-		return;
-	e.p = k->rw + s->at;
-	e_jmp_to(&e, s->full);
-	s->at = 0;
-	host_serialize();
-}
-
 /* @t is not what memory holds any more. Nothing leads to its code when this returns but what is running in it. */
 void tr_kill(struct translator *k, struct tr_unit *t)
 {
@@ -160,6 +144,21 @@ void tr_kill(struct translator *k, struct tr_unit *t)
 	e_mov_i(&e, HR_9, TR_ID(t->index, 0));
 	e_jmp_to(&e, k->at.stale);
 	host_serialize();
+}
+
+/* The place that missed too often computes the index each time, from the next translation of its block on, which is soon. */
+void tr_site_give_up(struct vcpu *c)
+{
+	struct translator *k = c->translator;
+	const struct tr_site *s = c->tr_often;
+	struct tr_unit *t = k->unit[s->id >> 6];
+
+	c->tr_often = NULL;
+	if (t->dead)
+		return;
+	t->b->unpredicted |= BIT(s->id & 63);
+	t->b->runs = k->hot;
+	tr_kill(k, t);
 }
 
 static bool is_as_compiled(const struct cpu_block *b)

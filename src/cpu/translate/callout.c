@@ -283,19 +283,21 @@ uint64_t tr_stale(struct vcpu *c, uint32_t id)
 	struct translator *k = c->translator;
 	struct tr_unit *t = unit_of(k, id);
 	struct tr_jump *j = tr_jump_slot(k, t->mode, t->rip);
+	bool must_run;
 
 	if (t->is_blind)
 		c->cc_recipe = 0;	/* as in tr_edge() */
 	tr_settle(c);
 	c->stats.tr_stale++;
 	c->rip = t->rip;
-	if (unlikely(c->tr_often))
-		tr_site_patch(c);
 	if (t->b->gen != atomic_load_explicit(&t->b->code->gen, memory_order_relaxed))
 		tr_kill(k, t);
 	if (t->dead && j->host == tr_rx(k, t->mapped))
 		*j = (struct tr_jump){ .rip = t->rip ^ 1 };
-	if (t->is_blind && c->stats.insns > c->poll_at && !t->dead)
+	must_run = t->is_blind && c->stats.insns > c->poll_at && !t->dead;
+	if (unlikely(c->tr_often))
+		tr_site_give_up(c);
+	if (must_run)
 		return leave_to(c, t->b, 0, t->rip);
 	return leave_now(c);
 }
@@ -408,6 +410,7 @@ void tr_adopt(struct vcpu *c, struct cpu_block *b)
 	b->units = NULL;
 	b->runs = 0;
 	b->ungrouped = false;
+	b->unpredicted = 0;
 	b->first = b->op[0].fn;
 	if (c->translator && c->mode == INSN_MODE_64)
 		b->op[0].fn = op_counted;

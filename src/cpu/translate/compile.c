@@ -28,6 +28,7 @@ void tr_flags_save(struct tr_compiler *x, uint8_t wanted)
 		x->in_mem = true;
 		return;
 	}
+	tr_held_drop(x, HR_9);
 	e_mov(&x->e, HR_9, HR_AX);
 	x->mem_exact = true;
 	memcpy(x->e.p, zero_eax_lahf_seto_al, sizeof(zero_eax_lahf_seto_al));
@@ -42,6 +43,7 @@ void tr_flags_load(struct tr_compiler *x, uint8_t wanted, unsigned scratch)
 	static const uint8_t add_al_127_sahf[] = { 0x04, 0x7f, 0x9e };
 	struct tr_rm ah = rm_gs(offsetof(struct vcpu, cc) + 1);
 
+	tr_held_drop(x, scratch);
 	if (!(wanted & ~TF_C)) {
 		e_op_0f(&x->e, false, 0xb6, scratch, ah);
 		e_shift_i(&x->e, false, 5, scratch, 1);
@@ -105,6 +107,7 @@ static void slow_end(struct tr_compiler *x, const struct tr_insn *t)
 	s->reload = t->live && x->in_host;
 	s->resume = e_here(&x->e);
 	s->vec = x->vec;
+	memcpy(s->held, x->held, sizeof(s->held));
 	if (x->group.active) {
 		s->group = (uint8_t)(x->group.index + 1);
 		s->group_base = x->group.base;
@@ -181,6 +184,9 @@ static void emit_slow(struct tr_compiler *x, const struct tr_slow *s)
 	}
 	if (s->reload)
 		tr_flags_load(x, TF_ALL, HR_9);
+	for (unsigned i = 0; i < ARRAY_SIZE(s->held); i++)
+		if (s->held[i] != HR_NONE)
+			e_load(&x->e, HR_9 + i, rm_gs(offsetof(struct vcpu, gpr) + 8 * s->held[i]));
 	e_jmp_to(&x->e, s->resume);
 	if (!s->load)
 		return;
@@ -192,10 +198,41 @@ static void emit_slow(struct tr_compiler *x, const struct tr_slow *s)
 
 /* ---- emission ---------------------------------------------------------------------------------------------------------------------- */
 
+void tr_held_drop(struct tr_compiler *x, unsigned host)
+{
+	x->held[host - HR_9] = HR_NONE;
+}
+
+void tr_held_drop_all(struct tr_compiler *x)
+{
+	memset(x->held, HR_NONE, sizeof(x->held));
+}
+
+void tr_held_set(struct tr_compiler *x, unsigned host, unsigned guest)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(x->held); i++)
+		if (x->held[i] == guest)
+			x->held[i] = HR_NONE;
+	x->held[host - HR_9] = (uint8_t)guest;
+}
+
+unsigned tr_held_in(const struct tr_compiler *x, unsigned guest)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(x->held); i++)
+		if (x->held[i] == guest)
+			return HR_9 + i;
+	return HR_NONE;
+}
+
 unsigned tr_reg(struct tr_compiler *x, unsigned guest, unsigned scratch)
 {
+	unsigned held = tr_held_in(x, guest);
+
 	if (tr_home[guest] != HR_NONE)
 		return tr_home[guest];
+	if (held != HR_NONE)
+		return held;
+	tr_held_drop(x, scratch);
 	e_load(&x->e, scratch, rm_gs(offsetof(struct vcpu, gpr) + 8 * guest));
 	return scratch;
 }
@@ -212,6 +249,7 @@ static void by_handler(struct tr_compiler *x, const struct tr_insn *t, unsigned 
 	x->x87 = false;
 	x->in_host = false;
 	x->in_mem = true;
+	tr_held_drop_all(x);
 }
 
 static void bail(struct tr_compiler *x, const struct tr_insn *t, unsigned k)
@@ -229,6 +267,13 @@ static bool uses_r11(const struct tr_insn *t)
 	       t->kind == TK_BITS || t->kind == TK_LEAVE;
 }
 
+/* Everything else uses r9 and r10 without asking. */
+static bool keeps_scratch(const struct tr_insn *t)
+{
+	return t->kind == TK_NOTHING || t->kind == TK_LEA || t->kind == TK_JCC || t->kind == TK_JMP ||
+	       (t->kind == TK_PLAIN && !t->in.has_mem && !t->vec && !t->may_fault);
+}
+
 static void emit_insn(struct tr_compiler *x, unsigned k)
 {
 	const struct tr_insn *t = &x->insn[k];
@@ -237,6 +282,10 @@ static void emit_insn(struct tr_compiler *x, unsigned k)
 	x->at = k;
 	if (uses_r11(t))
 		tr_group_end(x);
+	if (!keeps_scratch(t)) {
+		tr_held_drop(x, HR_9);
+		tr_held_drop(x, HR_10);
+	}
 	if (t->kind == TK_ONE || t->kind == TK_BAIL)
 		x->u->by_handler |= 1u << k;
 	if (t->kind == TK_ONE) {
@@ -347,17 +396,16 @@ static void emit_check(struct tr_compiler *x, struct entry_jumps *j)
 
 /* ---- liveness ------------------------------------------------------------------------------------------------------------------------ */
 
-/* What becomes of flags where edge @i leads: looked up in the target's block if it lies in the same page and is decoded. */
+/* What becomes of flags where edge @i leads: looked up in the target's block if it lies in the same page. */
 static struct tr_found found_at_edge(struct tr_compiler *x, unsigned i)
 {
 	uint64_t rip = tr_edge_rip(x, i);
-	const uint8_t *hva = x->b->hva + (rip - x->rip);
 	const struct tr_found unknown = { .wanted = TF_ALL, .is_shown = true };
 	struct cpu_block *b;
 
 	if ((rip ^ x->rip) >> GW_PAGE_SHIFT)
 		return unknown;
-	b = cpu_block_peek(x->c, x->b->code, hva);
+	b = cpu_block_ahead(x->c, x->b->code, rip);
 	if (!b || b->gen != x->b->gen)
 		return unknown;
 	x->u->dep[i] = b;
@@ -424,11 +472,13 @@ static void emit(struct tr_compiler *x)
 	x->is_marked = false;
 	x->vec = 0;
 	x->x87 = false;
+	tr_held_drop_all(x);
 	for (unsigned k = 0; k < x->n; k++)
 		emit_insn(x, k);
 	if (x->insn[x->n - 1].kind < TK_JCC && x->insn[x->n - 1].kind != TK_BAIL)
 		tr_edge_to(x, 1);
 	u->at[x->n] = (uint16_t)(e_here(&x->e) - u->mapped);
+	tr_held_drop_all(x);
 	tr_sites_out_of_line(x);
 	tr_groups_out_of_line(x);
 	for (unsigned i = 0; i < x->n_slow; i++)

@@ -24,7 +24,8 @@ struct tr_slow {
 	uint32_t at[MAX_SLOW_JUMPS];
 	uint32_t fault_at[4];
 	uint32_t resume;
-	uint8_t vec;			/* vector registers that are live when it comes back */
+	uint8_t vec;			/* vector registers that are live when it comes back, */
+	uint8_t held[3];		/* and copies of guest registers */
 	uint8_t load;			/* these must be made live here, */
 	uint32_t load_at, load_resume;	/* from this jump, going on there */
 };
@@ -73,6 +74,7 @@ struct tr_compiler {
 	struct tr_site_code site[MAX_UNIT_SITES];
 	unsigned n_sites;
 	unsigned at;			/* number of the present instruction */
+	uint8_t held[3];		/* guest registers whose values r9, r10 and r11 have at the cursor, too; HR_NONE */
 	struct tr_group group;
 	struct tr_regroup groups[MAX_UNIT_SITES];
 	unsigned n_groups;
@@ -103,8 +105,17 @@ void tr_vec_need(struct tr_compiler *x, const struct tr_insn *t);
 void tr_slow_if(struct tr_compiler *x, int cc);
 /* The next host instruction accesses guest memory, or faults by itself. */
 void tr_may_fault(struct tr_compiler *x);
-/* The guest register in a host register: its home, or loaded into @scratch. */
+/* The guest register in a host register, to be read: its home, one that holds a copy, or loaded into @scratch. */
 unsigned tr_reg(struct tr_compiler *x, unsigned guest, unsigned scratch);
+/*
+ * Guest registers without a home are stored when they are written, and loaded when they are read, but that the scratch register may still hold
+ * it. Whoever takes a scratch register says so first.
+ */
+void tr_held_drop(struct tr_compiler *x, unsigned host);
+void tr_held_drop_all(struct tr_compiler *x);
+void tr_held_set(struct tr_compiler *x, unsigned host, unsigned guest);	/* and no other register does */
+static inline bool tr_is_held(const struct tr_compiler *x, unsigned host) { return x->held[host - HR_9] != HR_NONE; }
+unsigned tr_held_in(const struct tr_compiler *x, unsigned guest);	/* HR_NONE */
 
 /* flags.c */
 /* After classify(): fills shown, recipe and spill of instructions, what the ends need; liveness comes after it. */

@@ -442,6 +442,14 @@ static bool is_of_rotation(const struct tr_compiler *x, uint32_t id)
 	return id && id != TR_LOST && x->k->recipe[id].op >= TR_ROL;
 }
 
+/* A rotation that found its flags in c->cc cannot be told to other blocks: what is told stands in their place. Nor can what follows from it. */
+static bool rests_on_rotation(const struct tr_compiler *x, uint32_t id)
+{
+	while (id && id != TR_LOST && !is_of_rotation(x, id))
+		id = x->k->recipe[id].base;
+	return is_of_rotation(x, id);
+}
+
 /* A rotation leaves most flags alone, and several in a row as much as one. */
 static void remember_rotation(struct tr_compiler *x, const struct tr_insn *t, struct memory *m)
 {
@@ -574,7 +582,7 @@ static void settle_edges(struct tr_compiler *x)
 		told[i] = x->edge_shown[i] && !(x->edge_live[i] & ~TF_C);
 		changed |= told[i] ? x->found[i].changed : 0;
 	}
-	x->mark = is_of_rotation(x, x->end_recipe) ? TR_LOST : kept_aside(x->k, x->end_recipe, changed);
+	x->mark = rests_on_rotation(x, x->end_recipe) ? TR_LOST : kept_aside(x->k, x->end_recipe, changed);
 	for (unsigned i = 0; i < 2; i++) {
 		x->edge_mark[i] = told[i] && x->mark && x->mark != TR_LOST;
 		if (x->edge_shown[i] && (!told[i] || x->mark == TR_LOST))

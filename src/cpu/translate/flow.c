@@ -153,12 +153,10 @@ static void load_target(struct tr_compiler *x, const struct tr_insn *t)
 		tr_may_fault(x);
 		e_load(&x->e, HR_9, m);
 	} else {
-		unsigned home = tr_home[t->in.rm];
+		unsigned reg = tr_reg(x, t->in.rm, HR_9);
 
-		if (home == HR_NONE)
-			tr_reg(x, t->in.rm, HR_9);
-		else
-			e_mov(&x->e, HR_9, home);
+		if (reg != HR_9)
+			e_mov(&x->e, HR_9, reg);
 	}
 }
 

@@ -182,7 +182,7 @@ static uint32_t emit_miss(struct tr_emit *e)
 	e_op(e, false, 0x8b, HR_10, left);
 	e_op(e, false, 0x2b, HR_10, RM_VCPU(tr_left));
 	out[0] = e_jcc(e, CC_S);	/* counted anew meanwhile */
-	e_alu_i(e, false, 7, rm_reg(HR_10), TR_SITE_QUICK);
+	e_op(e, false, 0x3b, HR_10, rm_mem(HR_9, offsetof(struct tr_site, quick)));
 	seldom = e_jcc(e, CC_A);
 	e_op(e, false, 0xff, 1, score);
 	out[1] = e_jcc(e, CC_G);

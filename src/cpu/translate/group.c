@@ -184,6 +184,7 @@ static struct tr_group plan(const struct tr_compiler *x, const struct access *a)
 void tr_group_end(struct tr_compiler *x)
 {
 	x->group.active = false;
+	tr_held_drop(x, HR_11);
 }
 
 /* The present instruction accesses [base + disp]; the group has it if it is known to lie in the range. */
@@ -205,8 +206,7 @@ bool tr_group_begin(struct tr_compiler *x, unsigned base, int32_t disp, unsigned
 	const struct access a = { .base = (uint8_t)base, .disp = disp, .size = size, .write = write };
 	struct tr_group g;
 
-	if (x->b->ungrouped || !x->k->tlb || x->k->n_sites >= TR_MAX_SITES || x->n_sites >= MAX_UNIT_SITES || disp > INT32_MAX / 4 ||
-	    disp < INT32_MIN / 4)
+	if (x->b->ungrouped || !x->k->tlb || disp > INT32_MAX / 4 || disp < INT32_MIN / 4)
 		return false;
 	g = plan(x, &a);
 	if (!g.left || (x->group.active && x->group.left >= g.left))
@@ -217,6 +217,7 @@ bool tr_group_begin(struct tr_compiler *x, unsigned base, int32_t disp, unsigned
 	x->groups[g.index] = (struct tr_regroup){ .tlb = g.tlb, .span = (unsigned)(g.hi - g.lo) };
 	x->group = g;
 	e_lea(&x->e, true, HR_11, rm_mem(tr_reg(x, base, HR_11), (int32_t)g.lo));
+	tr_held_drop(x, HR_11);
 	tr_probe_range(x, (unsigned)(g.hi - g.lo), g.tlb);
 	*m = rm_mem(HR_11, (int32_t)(disp - g.lo));
 	return true;

@@ -34,7 +34,7 @@ static struct tr_rm sum(struct tr_compiler *x, const struct insn *in)
 	if (in->base < 16)
 		m.base = (uint8_t)tr_reg(x, in->base, HR_9);
 	if (in->index < 16)
-		m.index = (uint8_t)tr_reg(x, in->index, HR_10);
+		m.index = (uint8_t)tr_reg(x, in->index, m.base == HR_10 ? HR_9 : HR_10);
 	return m;
 }
 
@@ -82,8 +82,10 @@ void tr_lea(struct tr_compiler *x, const struct tr_insn *t)
 		e_mov_i(&x->e, to, t->in.opsize == 8 ? constant(x, t) : (uint32_t)constant(x, t));
 	else
 		e_lea(&x->e, t->in.opsize == 8 && t->in.adsize == 8, to, sum(x, &t->in));
-	if (home == HR_NONE)
+	if (home == HR_NONE) {
 		e_store(&x->e, rm_gs(offsetof(struct vcpu, gpr) + 8 * t->in.reg), to);
+		tr_held_set(x, to, t->in.reg);
+	}
 }
 
 /* The entry of a constant address is known now. */
@@ -152,7 +154,7 @@ static void predicted(struct tr_compiler *x, struct tr_addr a, unsigned size, si
 	struct tr_site *s = &x->k->site[x->k->n_sites++];
 	struct tr_emit *e = &x->e;
 
-	*s = (struct tr_site){ .score = TR_SITE_SCORE, .at = e_here(e) };
+	*s = (struct tr_site){ .score = TR_SITE_SCORE, .quick = TR_SITE_QUICK(x->b->n), .id = TR_ID(x->u->index, x->at) };
 	*p = (struct tr_site_code){ .slow = x->now, .site = s, .base = a.base, .tmp = (uint8_t)tmp, .disp = a.disp, .size = size, .tlb = tlb };
 	x->now->n_sites++;
 	e_near32(e, 0x8b, HR_10, x->k, &s->index);
@@ -163,10 +165,20 @@ static void predicted(struct tr_compiler *x, struct tr_addr a, unsigned size, si
 		e_op(e, true, 0x33, tmp, tag_at_r10(tlb));
 }
 
+static bool may_predict(const struct tr_compiler *x)
+{
+	return x->k->n_sites < TR_MAX_SITES && x->n_sites < MAX_UNIT_SITES && !(x->b->unpredicted >> x->at & 1);
+}
+
 void tr_probe_range(struct tr_compiler *x, unsigned span, size_t tlb)
 {
 	x->in_host = false;
-	predicted(x, in_register(HR_11, 0), span, tlb, HR_9);
+	if (may_predict(x)) {
+		predicted(x, in_register(HR_11, 0), span, tlb, HR_9);
+	} else {
+		tr_index_and_compare(&x->e, tlb, HR_11, span, HR_9);
+		tr_slow_if(x, CC_A);
+	}
 	e_op(&x->e, true, 0x03, HR_11, addend_at_r10(tlb));
 }
 
@@ -199,7 +211,6 @@ void tr_sites_out_of_line(struct tr_compiler *x)
 
 		e_patch_here(e, p->miss);
 		call_miss(x, p);
-		p->site->full = e_here(e);
 		index_of(e, p->base, p->disp);
 		e_near32(e, 0x89, HR_10, x->k, &p->site->index);
 		compare(e, p->tlb, p->base, p->disp, p->size, p->tmp);
@@ -212,7 +223,6 @@ struct tr_rm tr_probe(struct tr_compiler *x, struct tr_addr a, unsigned size, bo
 {
 	size_t tlb = tr_tlb_offset(x, write);
 	struct tr_emit *e = &x->e;
-	bool may_predict = x->k->n_sites < TR_MAX_SITES && x->n_sites < MAX_UNIT_SITES;
 
 	x->in_host = false;
 	if (!x->k->tlb) {
@@ -227,7 +237,7 @@ struct tr_rm tr_probe(struct tr_compiler *x, struct tr_addr a, unsigned size, bo
 	}
 	/* The address in r9 needs another register to be compared in: r11, if that is free. */
 	if (a.base == HR_9 && tmp == HR_9) {
-		if (!x->group.active || !may_predict) {
+		if (!x->group.active || !may_predict(x)) {
 			tmp = HR_11;
 		} else if (a.disp) {
 			e_lea(e, true, HR_9, rm_mem(HR_9, a.disp));
@@ -236,7 +246,7 @@ struct tr_rm tr_probe(struct tr_compiler *x, struct tr_addr a, unsigned size, bo
 	}
 	if (tmp == HR_11)
 		tr_group_end(x);
-	if (may_predict) {
+	if (may_predict(x)) {
 		predicted(x, a, size, tlb, tmp);
 	} else {
 		index_of(e, a.base, a.disp);

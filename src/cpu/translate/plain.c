@@ -24,6 +24,26 @@ static void pool_add(struct operands *s, unsigned reg)
 	s->pool[s->n_pool++] = (uint8_t)reg;
 }
 
+/* A scratch register for @guest: that which holds it, or one that holds nothing, or the last. */
+static unsigned take(struct tr_compiler *x, struct operands *s, unsigned guest)
+{
+	unsigned at = s->n_pool - 1, host;
+
+	for (unsigned i = 0; i < s->n_pool; i++) {
+		if (x->held[s->pool[i] - HR_9] == guest) {
+			at = i;
+			break;
+		}
+		if (!tr_is_held(x, s->pool[i]))
+			at = i;
+	}
+	host = s->pool[at];
+	s->pool[at] = s->pool[--s->n_pool];
+	if (x->held[host - HR_9] != guest)
+		tr_held_drop(x, host);
+	return host;
+}
+
 /* The host register of an operand. One guest register is one host register, however often it is named. */
 static unsigned operand(struct tr_compiler *x, struct operands *s, unsigned guest, bool read, bool written)
 {
@@ -35,12 +55,14 @@ static unsigned operand(struct tr_compiler *x, struct operands *s, unsigned gues
 		;
 	if (i == s->n) {
 		s->spilled[i].guest = (uint8_t)guest;
-		s->spilled[i].host = s->pool[--s->n_pool];
+		s->spilled[i].host = (uint8_t)take(x, s, guest);
 		s->spilled[i].is_written = false;
 		s->n++;
 	}
-	if (read)
+	if (read && x->held[s->spilled[i].host - HR_9] != guest) {
 		e_load(&x->e, s->spilled[i].host, gpr_slot(guest));
+		tr_held_set(x, s->spilled[i].host, guest);
+	}
 	s->spilled[i].is_written |= written;
 	return s->spilled[i].host;
 }
@@ -48,8 +70,10 @@ static unsigned operand(struct tr_compiler *x, struct operands *s, unsigned gues
 static void write_back(struct tr_compiler *x, const struct operands *s)
 {
 	for (unsigned i = 0; i < s->n; i++)
-		if (s->spilled[i].is_written)
+		if (s->spilled[i].is_written) {
 			e_store(&x->e, gpr_slot(s->spilled[i].guest), s->spilled[i].host);
+			tr_held_set(x, s->spilled[i].host, s->spilled[i].guest);
+		}
 }
 
 /* ---- the instruction ------------------------------------------------------------------------------------------------------------ */
@@ -202,6 +226,9 @@ void tr_plain(struct tr_compiler *x, const struct tr_insn *t)
 		if (q.rm.base == HR_9 && q.rm.index == HR_10 && (x->group.active || spilled_operands(t) > 1)) {
 			e_lea(&x->e, true, HR_9, q.rm);
 			q.rm = rm_mem(HR_9, 0);
+		} else if (q.rm.base == HR_11 && q.rm.index == HR_10 && spilled_operands(t) > 1) {
+			e_lea(&x->e, true, HR_10, q.rm);
+			q.rm = rm_mem(HR_10, 0);
 		}
 	}
 	q.no_modrm = !t->in.has_mem && !t->in.has_modrm;
@@ -315,8 +342,10 @@ void tr_pop(struct tr_compiler *x, const struct tr_insn *t)
 	e_load(&x->e, to, m);
 	if (to != HR_15)
 		move_sp(x, 8);
-	if (home == HR_NONE)
+	if (home == HR_NONE) {
 		e_store(&x->e, gpr_slot(t->in.rm), to);
+		tr_held_set(x, to, t->in.rm);
+	}
 }
 
 void tr_leave_frame(struct tr_compiler *x, const struct tr_insn *t)

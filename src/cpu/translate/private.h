@@ -85,18 +85,20 @@ struct tr_jump { uint64_t rip, host; };
 
 /*
  * One place that probes the TLB: which entry it hit last. It looks there first, so that the addend does not wait for the address.
- * A place that misses often and quickly is patched to compute the index each time.
+ * A block with a place that misses often and quickly is translated again, to compute the index there each time.
  */
 struct tr_site {
 	uint32_t index;		/* offset of the entry in its array */
 	int32_t left;		/* tr_left at the last miss */
-	int32_t score;		/* quick misses until it is patched */
-	uint32_t at, full;	/* of the code: the place, and where the index is computed; 0: patched */
+	int32_t score;		/* quick misses until the prediction is given up */
+	int32_t quick;		/* so many instructions after the one before a miss is quick */
+	uint32_t id;		/* TR_ID of its instruction */
 };
 
 #define TR_MAX_SITES	(1u << 18)
 #define TR_SITE_SCORE	16
-#define TR_SITE_QUICK	512	/* instructions */
+/* A wrong guess costs some twenty cycles, a right one saves two or three: in the shortest loop a miss in a dozen rounds is dear. */
+#define TR_SITE_QUICK(n) (12 * (n) < 64 ? 64 : 12 * (n))
 
 /*
  * What arithmetic flags are made from: values in registers, or an immediate, at the time they are asked for. 16 bytes without gaps.
@@ -205,7 +207,7 @@ void tr_link_to(struct translator *k, struct tr_link *l, struct tr_unit *to);
 struct tr_page *tr_page_find(struct translator *k, const struct cpu_block *b);
 struct tr_page *tr_page_of(struct vcpu *c, const struct cpu_block *b);
 bool tr_page_verify(struct vcpu *c, struct tr_page *p);
-void tr_site_patch(struct vcpu *c);
+void tr_site_give_up(struct vcpu *c);
 static inline struct tr_jump *tr_jump_slot(const struct translator *k, uint8_t mode, uint64_t rip)
 {
 	return &k->jump[mode][rip & ((1u << TR_JUMP_BITS) - 1)];
