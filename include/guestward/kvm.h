@@ -312,6 +312,7 @@ struct gw_heki_vcpu { __u64 held_cr0, held_cr4; };
 #define GW_HEKI_EV_REFUSED	7
 #define GW_HEKI_EV_CLIENT	8
 #define GW_HEKI_EV_DEFECT	9
+#define GW_HEKI_EV_FIRMWARE	10	/* firmware of a vCPU that the client has reset went on to gpa */
 struct gw_heki_event {
 	__u64 seq, insns;
 	__u32 kind, vcpu, reason, access;

@@ -303,6 +303,12 @@ static enum acc_verdict check(void *guard, const struct acc_request *rq, struct 
 		out->silent &= (uint8_t)~ACC_X;
 	if (!(active & ACTIVE_STORE))
 		return ACC_ALLOW;
+	if (atomic_load_explicit(&h->firmware.exists, memory_order_relaxed) && rq->cpu && rq->origin <= ACC_ENGINE) {
+		enum heki_firmware_answer a = heki_firmware_judge(h, rq, out);
+
+		if (a != HEKI_FIRMWARE_OTHER)
+			return a == HEKI_FIRMWARE_ALLOW ? ACC_ALLOW : ACC_WAIT;
+	}
 	attributes = heki_rights_of(h, gpa_gfn(rq->gpa).v);
 	allowed = allowed_by(h, rq, attributes);
 	out->silent &= allowed;
@@ -324,9 +330,12 @@ static bool wait(void *guard, struct acc_cpu *cpu, const struct acc_request *rq)
 	struct heki *h = guard;
 	struct heki_regs regs;
 	struct heki_vcpu *v;
+	bool again;
 
 	h->host->regs(h->vm, cpu, &regs);
 	v = &h->vcpu[regs.vcpu];
+	if (heki_firmware_wait(h, cpu, rq, &regs, &again))
+		return again;
 	if (rq->rights & ACC_X && rq->cpl == 3 && atomic_load(&h->active) & ACTIVE_WAITING) {
 		heki_try_lock(h, cpu);
 		v->user_looked_rip = regs.rip;

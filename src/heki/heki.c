@@ -383,6 +383,8 @@ int heki_reset(struct heki *h, bool zero)
 	if (err)
 		return err;
 	heki_state_set(h, &s);
+	atomic_store(&h->firmware.exists, false);
+	heki_firmware_end(h);
 	for (unsigned i = 0; i < HEKI_MAX_VCPUS; i++)
 		h->vcpu[i].saved.valid = false;
 	heki_seals_retire(h);

@@ -34,7 +34,7 @@ struct heki;
 struct heki_regs {
 	uint64_t rip, rsp, insns, cr0, cr3, cr4, efer;
 	uint64_t star, lstar, cstar, sfmask, sysenter_cs, sysenter_esp, sysenter_eip, apic_base;
-	uint64_t gdt_base, idt_base;
+	uint64_t gdt_base, idt_base, cs_base;
 	uint16_t gdt_limit, idt_limit, ldtr, tr;
 	uint8_t cpl;
 	bool in_smm;		/* and stays there: false while RSM is judged */
@@ -56,7 +56,14 @@ struct heki_host {
 	void (*regs)(void *vm, const struct acc_cpu *cpu, struct heki_regs *out);
 	/* Memory that only system management mode has: the platform's, which its firmware has closed to the guest. */
 	bool (*is_platform)(void *vm, const struct acc_cpu *cpu, struct gpa gpa);
-	/* A processor that was started where it may not execute waits for its start again. False: it is the boot processor. */
+	/* Does the client give this frame as read-only memory? */
+	bool (*is_rom)(void *vm, struct gfn gfn);
+	/* In real mode, outside guest code; @ax: with AX = CS before it. */
+	void (*far_jump)(void *vm, const struct acc_cpu *cpu, uint16_t sel, uint16_t ip, bool ax);
+	/*
+	 * A processor that was started where it may not execute waits for its start again; the boot processor shuts down if it is
+	 * in real mode, for the vectors there are the attacker's. False: nothing was done.
+	 */
 	bool (*park)(void *vm, const struct acc_cpu *cpu);
 	/* Return from the function that the vCPU is about to enter: RIP, RAX, and RSP past the return address. */
 	void (*go_back)(void *vm, const struct acc_cpu *cpu, uint64_t rip, uint64_t rax);
@@ -180,6 +187,7 @@ enum heki_event_kind {
 	HEKI_EV_REFUSED,	/* a hypercall or the unassisted lock failed: value is its error */
 	HEKI_EV_CLIENT,		/* the client changed or cleared protection */
 	HEKI_EV_DEFECT,		/* at the lock: a page both writable and executable, kept executable only */
+	HEKI_EV_FIRMWARE,	/* firmware of a vCPU that the client has reset went on to gpa: judged as everybody from there */
 };
 
 struct heki_event {
@@ -250,6 +258,8 @@ void heki_vcpu_get(struct heki *h, unsigned vcpu, uint64_t *held_cr0, uint64_t *
 void heki_vcpu_set(struct heki *h, unsigned vcpu, uint64_t held_cr0, uint64_t held_cr4);
 /* The client set this vCPU's special registers: it is held again as soon as all pins are set in them. */
 void heki_vcpu_registers_set(struct heki *h, const struct acc_cpu *cpu);
+/* The client has put this vCPU at the reset vector, where it was not: it may run the platform's firmware (firmware.c). */
+void heki_firmware_begin(struct heki *h, const struct acc_cpu *cpu);
 /*
  * Everything the VM's owner may take back: pins, entries, lock. Frames that were not writable are zeroed first when @zero:
  * what a guest could not change must not silently become changeable with its contents.

@@ -53,7 +53,16 @@ struct heki_vcpu {
 	uint64_t user_looked_rip, user_looked_insns;
 	struct heki_saved saved;
 	bool cr_ignored;		/* the client ignores the register write of `answer` */
+	uint64_t launch_rip, launch_insns;	/* looked at by firmware.c: no jump into firmware */
+	_Atomic bool in_firmware;
 	struct heki_list *list;		/* of a hypercall that waits for the client */
+};
+
+struct heki_firmware {
+	_Atomic bool exists, is_on;	/* found at the lock; some vCPU is in it */
+	_Atomic uint32_t owner;		/* index + 1 of the vCPU whose leaving ends it; 0: not yet known */
+	uint8_t *copy;			/* the seals'; constant while it exists, as the next */
+	uint64_t has[2];		/* a bit a frame */
 };
 
 struct heki {
@@ -83,6 +92,7 @@ struct heki {
 	_Atomic int64_t log_second;
 	_Atomic uint32_t log_lines;
 
+	struct heki_firmware firmware;
 	struct heki_seals *seals, *retired;	/* seal.c: what unassisted mode knows; NULL until the lock */
 	struct heki_vcpu vcpu[HEKI_MAX_VCPUS];
 };
@@ -126,7 +136,17 @@ void heki_say(struct heki *h, const char *format, ...) __attribute__((format(pri
 
 void heki_pin(struct heki *h, uint64_t cr0, uint64_t cr4);
 
-/* ---- seal.c: unassisted mode and code that comes later -------------------------------------------------------------------- */
+/* ---- firmware.c --------------------------------------------------------------------------------------------------------- */
+
+enum heki_firmware_answer { HEKI_FIRMWARE_OTHER, HEKI_FIRMWARE_ALLOW, HEKI_FIRMWARE_WAIT };	/* OTHER: the store says */
+int heki_firmware_find(struct heki *h, struct heki_seals *s);
+int heki_firmware_stage(const struct heki_seals *s, struct store_txn *t);
+enum heki_firmware_answer heki_firmware_judge(struct heki *h, const struct acc_request *rq, struct acc_result *out);
+/* True: that is what the wait was for; *again as wait() returns it. */
+bool heki_firmware_wait(struct heki *h, const struct acc_cpu *cpu, const struct acc_request *rq, const struct heki_regs *regs, bool *again);
+/* INIT of the guest's. */
+void heki_firmware_init(struct heki *h, unsigned vcpu);
+void heki_firmware_end(struct heki *h);
 
 /* ---- moment.c ----------------------------------------------------------------------------------------------------------- */
 

@@ -157,6 +157,8 @@ static void reset(void *ext, const struct acc_cpu *cpu, bool init)
 	atomic_store(&v->held_cr4, 0);
 	v->saved.valid = false;
 	v->answer.n = v->looked.n = 0;
+	if (init)
+		heki_firmware_init(h, regs.vcpu);
 }
 
 const struct cpu_ext_ops heki_ext_ops = { .name = "heki", .write = write_reg, .smi = enter_smm, .reset = reset };

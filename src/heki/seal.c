@@ -120,6 +120,7 @@ static void free_seals(struct heki_seals *s)
 	free(s->run);
 	free(s->late);
 	free(s->site);
+	free(s->firmware);
 	free(s);
 }
 
@@ -285,16 +286,21 @@ static void lock_kernel(struct heki *h, struct heki_seals *s, const struct heki_
 		err = note_late(h, s, cr3);
 	if (!err)
 		err = vocab_find(h, s);
+	if (!err)
+		err = heki_firmware_find(h, s);
 	if (!err) {
 		pthread_mutex_lock(&h->lock);
 		store_begin(&h->store, &t);
 		err = stage(h, &c, &t, &sum);
+		if (!err)
+			err = heki_firmware_stage(s, &t);
 		if (err) {
 			store_abort(&t);
 		} else {
 			h->seals = s;
 			replaced = store_commit(&t);
 			atomic_store(&h->default_rights, LOCKED_RIGHTS);
+			atomic_store(&h->firmware.exists, s->firmware != NULL);
 			atomic_fetch_and(&h->active, ~ACTIVE_WAITING);
 			heki_activate(h);
 		}

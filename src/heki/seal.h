@@ -37,6 +37,7 @@ struct heki_seals {
 	unsigned n_late, late_size;
 	struct site *site;
 	unsigned n_sites, sites_size;
+	uint8_t *firmware;		/* firmware.c: the copy; NULL: none */
 	struct fill_page **fill;	/* fill.c: frozen only; constant after the lock */
 	unsigned n_fill;
 	struct open_site open[MAX_OPEN];

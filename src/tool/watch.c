@@ -64,7 +64,7 @@ static const struct kind { const char *name, *colour; } kinds[] = {
 	[GW_HEKI_EV_DENIED] = { "denied", "1;31" }, [GW_HEKI_EV_PINNED] = { "pinned", "36" }, [GW_HEKI_EV_PROTECTED] = { "protected", "36" },
 	[GW_HEKI_EV_LOCKED] = { "locked", "1;32" }, [GW_HEKI_EV_SEALED] = { "sealed", "33" }, [GW_HEKI_EV_RELEASED] = { "released", "2" },
 	[GW_HEKI_EV_POKED] = { "patched", "2" }, [GW_HEKI_EV_REFUSED] = { "refused", "31" }, [GW_HEKI_EV_CLIENT] = { "client", "36" },
-	[GW_HEKI_EV_DEFECT] = { "defect", "35" },
+	[GW_HEKI_EV_DEFECT] = { "defect", "35" }, [GW_HEKI_EV_FIRMWARE] = { "firmware", "36" },
 };
 
 static bool parse_event(const char *line, struct event *e)

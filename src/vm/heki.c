@@ -113,7 +113,7 @@ static void regs(void *opaque, const struct acc_cpu *cpu, struct heki_regs *out)
 	*out = (struct heki_regs){
 		.rip = c->rip, .rsp = c->gpr[RSP], .insns = c->stats.insns, .cr0 = cpu->cr0, .cr3 = cpu->cr3, .cr4 = cpu->cr4, .efer = cpu->efer,
 		.star = c->msr.star, .lstar = c->msr.lstar, .cstar = c->msr.cstar, .sfmask = c->msr.sfmask, .sysenter_cs = c->msr.sysenter_cs,
-		.sysenter_esp = c->msr.sysenter_esp, .sysenter_eip = c->msr.sysenter_eip, .gdt_base = c->gdtr.base, .idt_base = c->idtr.base,
+		.sysenter_esp = c->msr.sysenter_esp, .sysenter_eip = c->msr.sysenter_eip, .gdt_base = c->gdtr.base, .idt_base = c->idtr.base, .cs_base = c->seg[SEG_CS].base,
 		.gdt_limit = c->gdtr.limit, .idt_limit = c->idtr.limit, .ldtr = c->seg[SEG_LDTR].sel, .tr = c->seg[SEG_TR].sel,
 		.cpl = cpu->cpl, .in_smm = c->ev.in_smm && !c->ev.leaving_smm, .vcpu = c->index,
 	};
@@ -143,13 +143,50 @@ static bool is_platform(void *opaque, const struct acc_cpu *cpu, struct gpa gpa)
 	return ours && (!theirs || mem_slot_hva(ours, gpa) != mem_slot_hva(theirs, gpa));
 }
 
+static bool is_rom(void *opaque, struct gfn gfn)
+{
+	struct vm *vm = opaque;
+	const struct mem_slot *s;
+	bool rom;
+
+	acc_host_begin(vm->acc);
+	s = mem_slot_of_gfn(acc_vm_map(vm->acc), gfn);
+	rom = s && s->flags & MEM_READONLY;
+	acc_host_end(vm->acc);
+	return rom;
+}
+
+static void far_jump(void *opaque, const struct acc_cpu *cpu, uint16_t sel, uint16_t ip, bool ax)
+{
+	struct vcpu *c = (struct vcpu *)(uintptr_t)cpu;
+	struct cpu_seg *cs = &c->seg[SEG_CS];
+
+	if (ax)
+		c->gpr[RAX] = (c->gpr[RAX] & ~0xffffull) | cs->sel;
+	cs->sel = sel;
+	cs->base = (uint64_t)sel << 4;
+	c->rip = ip;
+	cpu_state_changed(c);
+}
+
+static void shut_down(struct vcpu *c)
+{
+	memset(&c->ev.exception, 0, sizeof(c->ev.exception));
+	c->ev.interrupt.injected = c->ev.nmi.injected = false;
+	c->ev.triple_fault = true;
+}
+
 /* A moment only: INIT and SIPI may start it again, where it may execute. */
 static bool park(void *opaque, const struct acc_cpu *cpu)
 {
 	struct vm_vcpu *v = vcpu_of(cpu);
 
-	if (!v->lapic || v->is_bsp)
-		return false;
+	if (!v->lapic || v->is_bsp) {
+		if (cpu->cr0 & CR0_PE)
+			return false;
+		shut_down(&v->c);
+		return true;
+	}
 	v->mp_state = KVM_MP_STATE_INIT_RECEIVED;
 	return true;
 }
@@ -193,7 +230,7 @@ static void log_text(void *opaque, const char *text)
 
 static const struct heki_host host = {
 	.forget = forget, .has_memory = has_memory, .read = owner_read, .write = owner_write, .guest_read = guest_read, .regs = regs,
-	.is_platform = is_platform, .park = park, .go_back = go_back, .judge_walks = judge_walks, .shield = shield, .log = log_text,
+	.is_platform = is_platform, .is_rom = is_rom, .far_jump = far_jump, .park = park, .go_back = go_back, .judge_walks = judge_walks, .shield = shield, .log = log_text,
 };
 
 /* ---- life --------------------------------------------------------------------------------------------------------------------- */
@@ -276,13 +313,6 @@ static void complete_configure(struct vm_vcpu *v, bool moved)
 	if (!moved)
 		c->rip = v->heki_next_rip & c->rip_mask;
 	c->shadow = 0;
-}
-
-static void shut_down(struct vcpu *c)
-{
-	memset(&c->ev.exception, 0, sizeof(c->ev.exception));
-	c->ev.interrupt.injected = c->ev.nmi.injected = false;
-	c->ev.triple_fault = true;
 }
 
 static void complete_denial(struct vm_vcpu *v, bool moved)

@@ -27,6 +27,18 @@ void vm_get_regs(struct vm_vcpu *v, struct kvm_regs *r)
 #define RFLAGS_KNOWN (FLAGS_ARITH | FLAG_TF | FLAG_IF | FLAG_DF | FLAG_IOPL | FLAG_NT | FLAG_RF | FLAG_VM | FLAG_AC | FLAG_VIF | \
 		      FLAG_VIP | FLAG_ID)
 
+static bool is_reset_segment(const struct vcpu *c)
+{
+	return !(c->acc.cr0 & (CR0_PE | CR0_PG)) && c->seg[SEG_CS].sel == 0xf000 && c->seg[SEG_CS].base == 0xffff0000;
+}
+
+/* Clients set RIP and CS by two calls. */
+static void look_for_reset(struct vm_vcpu *v)
+{
+	if (v->is_placed && v->c.rip == 0xfff0 && is_reset_segment(&v->c))
+		heki_firmware_begin(v->vm->heki, &v->c.acc);
+}
+
 void vm_set_regs(struct vm_vcpu *v, const struct kvm_regs *r)
 {
 	struct vcpu *c = &v->c;
@@ -41,6 +53,7 @@ void vm_set_regs(struct vm_vcpu *v, const struct kvm_regs *r)
 	/* As KVM does: the registers of an exception that was about to be delivered are not these, unless the client restored it. */
 	c->ev.exception.pending = c->ev.exception.pending && c->ev.exception.injected;
 	cpu_state_changed(c);
+	look_for_reset(v);
 }
 
 /* ---- segments ---------------------------------------------------------------------------------------------------------- */
@@ -181,6 +194,8 @@ static void commit(struct vm_vcpu *v, const struct kvm_sregs2 *s, const __u64 *p
 
 static int set_common(struct vm_vcpu *v, const struct kvm_sregs2 *s, const __u64 *pdptrs)
 {
+	bool was_reset = is_reset_segment(&v->c);
+
 	if (!is_valid(v, s))
 		return -EINVAL;
 	/* The one part that may still refuse, and the only one it changes. */
@@ -188,6 +203,9 @@ static int set_common(struct vm_vcpu *v, const struct kvm_sregs2 *s, const __u64
 		return -EINVAL;
 	commit(v, s, pdptrs);
 	heki_vcpu_registers_set(v->vm->heki, &v->c.acc);
+	if (!was_reset)
+		v->is_placed = is_reset_segment(&v->c);
+	look_for_reset(v);
 	return 0;
 }
 

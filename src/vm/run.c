@@ -659,6 +659,7 @@ static int enter(struct vm_vcpu *v)
 	r = load_sync_regs(v);
 	if (r)
 		return r;
+	v->is_placed = false;
 	if (!v->lapic) {
 		cr8 = __atomic_load_n(&run->cr8, __ATOMIC_RELAXED);
 		if (cr8 & ~15ull)

@@ -97,6 +97,7 @@ struct vm_vcpu {
 	struct vm *vm;
 	unsigned id, index;
 	bool is_bsp;
+	bool is_placed;		/* since it ran last, the client has put it into the segment of the reset vector */
 	pthread_mutex_t lock;
 
 	/* The pages that the client maps too: hostile only to the client itself, yet read each field once. */
