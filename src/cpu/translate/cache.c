@@ -19,7 +19,7 @@
 
 /* ---- lists ------------------------------------------------------------------------------------------------------------------------ */
 
-void *tr_meta(struct translator *k, size_t size)
+static void *meta_take(struct translator *k, size_t size)
 {
 	void *p = k->meta + k->meta_used;
 
@@ -27,7 +27,15 @@ void *tr_meta(struct translator *k, size_t size)
 	if (k->meta_used + size > TR_META_SIZE)
 		return NULL;
 	k->meta_used += size;
-	memset(p, 0, size);
+	return p;
+}
+
+void *tr_meta(struct translator *k, size_t size)
+{
+	void *p = meta_take(k, size);
+
+	if (p)
+		memset(p, 0, size);
 	return p;
 }
 
@@ -56,24 +64,53 @@ struct tr_page *tr_page_find(struct translator *k, const struct cpu_block *b)
 	return p;
 }
 
+/* What @b was decoded from counts from now on. Of a line that nobody had, the rest is as it is in memory. */
+void tr_page_note(struct tr_page *p, const struct cpu_block *b)
+{
+	unsigned at = (uintptr_t)b->hva & GW_PAGE_MASK, first = at / TR_LINE, last = (at + b->n_bytes - 1u) / TR_LINE;
+	uint64_t fresh = (~0ull >> (63 - (last - first))) << first & ~p->lines;
+
+	p->lines |= fresh;
+	for (; fresh; fresh &= fresh - 1) {
+		unsigned line = (unsigned)__builtin_ctzll(fresh) * TR_LINE;
+
+		memcpy(p->bytes + line, p->hva + line, TR_LINE);
+	}
+	/* Not what is there now: memory may change under us. */
+	memcpy(p->bytes + at, b->bytes, b->n_bytes);
+}
+
+static bool is_same(const struct tr_page *p)
+{
+	for (uint64_t left = p->lines; left;) {
+		unsigned first = (unsigned)__builtin_ctzll(left), n = ~(left >> first) ? (unsigned)__builtin_ctzll(~(left >> first)) : 64;
+
+		if (memcmp(p->bytes + first * TR_LINE, p->hva + first * TR_LINE, (size_t)n * TR_LINE))
+			return false;
+		left &= ~((~0ull >> (64 - n)) << first);
+	}
+	return true;
+}
+
 struct tr_page *tr_page_of(struct vcpu *c, const struct cpu_block *b)
 {
 	struct translator *k = c->translator;
 	struct tr_page **slot = page_slot(k, b->code), *p = tr_page_find(k, b);
 
 	if (!p) {
-		p = k->n_pages < TR_MAX_PAGES ? tr_meta(k, sizeof(*p)) : NULL;
+		p = k->n_pages < TR_MAX_PAGES ? meta_take(k, sizeof(*p)) : NULL;
 		if (!p)
 			return NULL;
 		p->epoch = &k->epochs[k->n_pages++];
 		p->code = b->code;
 		p->hva = b->hva - ((uintptr_t)b->hva & GW_PAGE_MASK);
-		memcpy(p->bytes, p->hva, GW_PAGE_SIZE);
+		p->lines = 0;
+		p->units = NULL;
 		*p->epoch = c->verify_epoch;
 		p->next = *slot;
 		*slot = p;
 	}
-	memcpy(p->bytes + ((uintptr_t)b->hva & GW_PAGE_MASK), b->bytes, b->n_bytes);
+	tr_page_note(p, b);
 	return p;
 }
 
@@ -175,7 +212,7 @@ bool tr_page_verify(struct vcpu *c, struct tr_page *p)
 	if (*p->epoch == c->verify_epoch)
 		return true;
 	*p->epoch = c->verify_epoch;
-	if (!memcmp(p->bytes, p->hva, GW_PAGE_SIZE))
+	if (likely(is_same(p)))
 		return true;
 	for (t = p->units; t; t = next) {
 		next = t->of_page;
@@ -184,10 +221,14 @@ bool tr_page_verify(struct vcpu *c, struct tr_page *p)
 		tr_kill(c->translator, t);
 		same = false;
 	}
-	memcpy(p->bytes, p->hva, GW_PAGE_SIZE);
-	/* What was read may already be newer than what was compared. */
-	for (t = p->units; t; t = t->of_page)
-		memcpy(p->bytes + ((uintptr_t)t->b->hva & GW_PAGE_MASK), t->b->bytes, t->b->n_bytes);
+	/* Those that are left, and all that they rest on: what is read now may already be newer than what was compared. */
+	p->lines = 0;
+	for (t = p->units; t; t = t->of_page) {
+		tr_page_note(p, t->b);
+		for (unsigned i = 0; i < 2; i++)
+			if (t->dep[i])
+				tr_page_note(p, t->dep[i]);
+	}
 	return same;
 }
 

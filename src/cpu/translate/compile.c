@@ -409,6 +409,7 @@ static struct tr_found found_at_edge(struct tr_compiler *x, unsigned i)
 	if (!b || b->gen != x->b->gen)
 		return unknown;
 	x->u->dep[i] = b;
+	tr_page_note(x->u->page, b);
 	return tr_flags_found(b, x->c->features);
 }
 

@@ -69,15 +69,17 @@ struct tr_unit {
 };
 
 /*
- * A page with units. Its bytes are compared as a whole when the client may have written (verify_epoch); only if they differ
- * each unit is looked at.
+ * A page with units. When the client may have written (verify_epoch) the lines that units were made from are compared together;
+ * only if they differ each unit is looked at.
  */
+#define TR_LINE	64u
 struct tr_page {
 	struct mem_code *code;
 	const uint8_t *hva;
 	uint64_t *epoch;	/* near the code */
 	struct tr_page *next;
 	struct tr_unit *units;
+	uint64_t lines;		/* which of @bytes count */
 	uint8_t bytes[GW_PAGE_SIZE];
 };
 
@@ -206,6 +208,7 @@ void tr_kill(struct translator *k, struct tr_unit *t);
 void tr_link_to(struct translator *k, struct tr_link *l, struct tr_unit *to);
 struct tr_page *tr_page_find(struct translator *k, const struct cpu_block *b);
 struct tr_page *tr_page_of(struct vcpu *c, const struct cpu_block *b);
+void tr_page_note(struct tr_page *p, const struct cpu_block *b);
 bool tr_page_verify(struct vcpu *c, struct tr_page *p);
 void tr_site_give_up(struct vcpu *c);
 static inline struct tr_jump *tr_jump_slot(const struct translator *k, uint8_t mode, uint64_t rip)
