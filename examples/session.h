@@ -208,6 +208,18 @@ static inline int session_more_vcpus(struct session *s)
 
 typedef void session_handler(void *arg, struct session *s, const struct gw_mon_event *ev, struct gw_mon_answer *a);
 
+/* The line that the vCPU looks at is written in one go, last: it is wanted back as soon as it changes. */
+static inline void session_answer(struct gw_mon_page *p, const struct gw_mon_answer *a, uint64_t seen, uint64_t asked)
+{
+	if (a->flags & (GW_MON_ANS_DATA | GW_MON_ANS_CODE))
+		memcpy(p->answer.data, a->data, sizeof(a->data));
+	if (a->flags & GW_MON_ANS_REGS)
+		p->answer.regs = a->regs;
+	memcpy(&p->answer, a, offsetof(struct gw_mon_answer, data));
+	__atomic_store_n(&p->seen_seq, seen, __ATOMIC_RELAXED);
+	__atomic_store_n(&p->answer_seq, asked, __ATOMIC_SEQ_CST);
+}
+
 /* What waits is handled: how many there were. */
 static inline unsigned session_handle(struct session *s, session_handler *fn, void *arg)
 {
@@ -222,13 +234,11 @@ static inline unsigned session_handle(struct session *s, session_handler *fn, vo
 			continue;
 		n++;
 		if (p->event.flags & GW_MON_F_SYNC) {
-			uint64_t asked = p->event.seq;
+			struct gw_mon_answer a = { 0 };
 
 			/* It stays as it is until it has been seen. */
-			memset(&p->answer, 0, sizeof(p->answer));
-			fn(arg, s, &p->event, &p->answer);
-			__atomic_store_n(&p->seen_seq, seq, __ATOMIC_SEQ_CST);
-			__atomic_store_n(&p->answer_seq, asked, __ATOMIC_SEQ_CST);
+			fn(arg, s, &p->event, &a);
+			session_answer(p, &a, seq, p->event.seq);
 		} else {
 			struct gw_mon_event ev = p->event;
 			struct gw_mon_answer none = { 0 };
@@ -256,6 +266,35 @@ static inline void session_polls(struct session *s, uint32_t on)
 		__atomic_store_n(&session_page(s, i)->polling, on, __ATOMIC_SEQ_CST);
 }
 
+/* Looks for events until there was none for @spin_us: how many there were. */
+static inline unsigned session_look(struct session *s, unsigned spin_us, session_handler *fn, void *arg)
+{
+	unsigned found = 0;
+	uint64_t end = 0;
+
+	session_polls(s, 1);
+	for (;;) {
+		unsigned n = 0;
+
+		for (unsigned i = 0; i < 64 && !s->is_enough; i++) {
+			n += session_handle(s, fn, arg);
+			__builtin_ia32_pause();
+		}
+		found += n;
+		if (s->is_enough || session_has_more(s))
+			break;
+		/* Events that come one upon the other cost no clock. */
+		if (n)
+			end = 0;
+		else if (!end)
+			end = session_now() + spin_us * 1000ull;
+		else if (session_now() >= end)
+			break;
+	}
+	session_polls(s, 0);
+	return found;
+}
+
 /*
  * Handles events until none has come for @timeout_ms (-1: until the connection ends), looking for @spin_us before sleeping each
  * time. 0, also if a handler has set is_enough; -EPIPE: the other side is gone; -EINTR: a signal came.
@@ -264,7 +303,6 @@ static inline int session_serve(struct session *s, unsigned spin_us, int timeout
 {
 	for (;;) {
 		struct epoll_event e;
-		uint64_t end;
 		int n;
 
 		if (session_more_vcpus(s))
@@ -272,23 +310,11 @@ static inline int session_serve(struct session *s, unsigned spin_us, int timeout
 		if (spin_us && s->spins_off) {
 			s->spins_off--;
 		} else if (spin_us) {
-			unsigned found = 0;
-
-			session_polls(s, 1);
-			end = session_now() + spin_us * 1000ull;
-			do {
-				for (unsigned i = 0; i < 64; i++) {
-					if (session_handle(s, fn, arg)) {
-						end = session_now() + spin_us * 1000ull;
-						i = 0;
-						found++;
-					}
-					__builtin_ia32_pause();
-				}
-			} while (session_now() < end && !s->is_enough && !session_has_more(s));
-			session_polls(s, 0);
 			/* No processor is free for the other side, or it has nothing to tell. */
-			s->spins_failed = found > 1 ? 0 : s->spins_failed < 6 ? s->spins_failed + 1 : 6;
+			if (session_look(s, spin_us, fn, arg) > 1)
+				s->spins_failed = 0;
+			else if (s->spins_failed < 6)
+				s->spins_failed++;
 			s->spins_off = (1u << s->spins_failed) - 1;
 		}
 		if (session_handle(s, fn, arg) && !s->is_enough)

@@ -15,6 +15,7 @@
 #define GUESTWARD_MONITOR_H
 
 #include <linux/kvm.h>
+#include <stddef.h>
 #include <stdint.h>
 
 /* ---- events --------------------------------------------------------------------------------------------------------------- */
@@ -142,10 +143,14 @@ struct gw_monitor_attach {
 
 /*
  * Page i of the channel's memory is vCPU i's. The engine writes event, adds 1 to event_seq and then to event_fd; the monitor copies
- * it and stores event_seq to seen_seq; if it is sync, it writes answer and stores event.seq to answer_seq; then, if waiting is set,
- * it adds 1 to the eventfd of that vCPU. Nothing is overwritten that was not seen. Both may look instead of
- * sleeping: a monitor that sets polling is not told by event_fd. Whoever is about to sleep says so first and then looks once more
- * (all of these accesses sequentially consistent): the other side either sees that or has been seen.
+ * it and stores event_seq to seen_seq; if it is sync, it writes answer and then stores event.seq to answer_seq (seen_seq may go with
+ * it); then, if waiting is set, it adds 1 to the eventfd of that vCPU. Nothing is overwritten that was not seen. Both may look
+ * instead of sleeping: a monitor that sets polling is not told by event_fd. Whoever is about to sleep says so first and then looks
+ * once more (all of these accesses sequentially consistent): the other side either sees that or has been seen.
+ *
+ * The first line of 64 bytes is the engine's and begins the event, the line of answer_seq is the monitor's and begins the answer: two
+ * sides that look move two lines for each question, and what else of the event the monitor reads. Of the answer only what its flags
+ * name is read.
  *
  * A vCPU made later uses its page as the others do, and page 0 says so; GW_MON_OP_INFO counts it, and GW_MON_OP_WAKE_FD gets its eventfd.
  * Every field the monitor writes is read once; nothing in it can harm anyone but the monitor's own guest.
@@ -153,14 +158,14 @@ struct gw_monitor_attach {
 #define GW_MON_PAGE		4096u
 struct gw_mon_page {
 	uint64_t event_seq;
-	uint64_t answer_seq;
 	uint32_t waiting;		/* the vCPU sleeps: it must be woken */
-	uint32_t polling;		/* the monitor's: it looks at event_seq, event_fd stays as it is */
-	uint64_t seen_seq;
 	uint32_t n_vcpus;		/* page 0: this many pages have been used, at least */
-	uint32_t pad[7];
 	struct gw_mon_event event;
-	_Alignas(64) struct gw_mon_answer answer;
+	_Alignas(64) uint64_t answer_seq;
+	uint64_t seen_seq;
+	uint32_t polling;		/* the monitor's: it looks at event_seq, event_fd stays as it is */
+	uint32_t pad;
+	struct gw_mon_answer answer;
 };
 
 /* ---- commands -------------------------------------------------------------------------------------------------------------- */
@@ -246,5 +251,7 @@ struct gw_monitor {
 #define GW_MON_MAX_CHANNEL	250u
 
 _Static_assert(sizeof(struct gw_mon_page) <= GW_MON_PAGE, "one page a vCPU");
+_Static_assert(offsetof(struct gw_mon_page, answer_seq) % 64 == 0 &&
+	       offsetof(struct gw_mon_page, answer.data) == offsetof(struct gw_mon_page, answer_seq) + 64, "one line begins an answer");
 
 #endif

@@ -7,7 +7,6 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <unistd.h>
 
 #include "monitor/private.h"
@@ -92,9 +91,7 @@ static int channel_open(struct monitor *m, struct gw_monitor_attach *a)
 
 static void channel_close(struct monitor *m)
 {
-	/* The session is over: they are about to notice. */
-	while (atomic_load(&m->n_spinning))
-		sched_yield();
+	mon_wait_holders(m);
 	if (m->pages)
 		munmap(m->pages, (size_t)m->n_pages * GW_MON_PAGE);
 	m->pages = NULL;
@@ -112,24 +109,58 @@ static bool channel_has_room(struct monitor *m, struct mon_vcpu *v)
 	return __atomic_load_n(&p->seen_seq, __ATOMIC_SEQ_CST) == v->sent_seq;
 }
 
+static int channel_prepare(struct monitor *m, struct mon_vcpu *v)
+{
+	int err;
+
+	if (likely(atomic_load_explicit(&v->wake_fd, memory_order_relaxed) >= 0))
+		return 0;
+	pthread_mutex_lock(&m->door_lock);
+	err = make_wake_fd(v);
+	pthread_mutex_unlock(&m->door_lock);
+	return err;
+}
+
+/* The line that the monitor looks at is written in one go, last: it is wanted back as soon as it changes. */
+static void put_event(struct gw_mon_page *p, const struct gw_mon_event *ev, uint64_t seq)
+{
+	const size_t head = 64 - offsetof(struct gw_mon_page, event);
+
+	memcpy((uint8_t *)&p->event + head, (const uint8_t *)ev + head, sizeof(*ev) - head);
+	memcpy(&p->event, ev, head);
+	__atomic_store_n(&p->waiting, 0, __ATOMIC_RELAXED);
+	__atomic_store_n(&p->event_seq, seq, __ATOMIC_SEQ_CST);
+}
+
 static int channel_send(struct monitor *m, struct mon_vcpu *v, const struct gw_mon_event *ev)
 {
 	struct gw_mon_page *p = page_of(m, v), *first = (struct gw_mon_page *)(void *)m->pages;
 	const uint64_t one = 1;
 
-	if (!p || make_wake_fd(v))
+	if (!p)
 		return -ENODEV;
 	if (!channel_has_room(m, v))
 		return -EAGAIN;
 	v->sent_seq++;
 	if (unlikely(__atomic_load_n(&first->n_vcpus, __ATOMIC_RELAXED) <= v->index))
 		__atomic_store_n(&first->n_vcpus, v->index + 1, __ATOMIC_RELEASE);
-	memcpy(&p->event, ev, sizeof(*ev));
-	__atomic_store_n(&p->waiting, 0, __ATOMIC_RELAXED);
-	__atomic_store_n(&p->event_seq, v->sent_seq, __ATOMIC_SEQ_CST);
+	put_event(p, ev, v->sent_seq);
 	if (__atomic_load_n(&p->polling, __ATOMIC_SEQ_CST))
 		return 0;
 	return write(m->event_fd, &one, sizeof(one)) == (ssize_t)sizeof(one) || errno == EAGAIN ? 0 : -errno;
+}
+
+/* What its flags name, once. */
+static void take_answer(struct gw_mon_answer *to, const struct gw_mon_answer *from, uint64_t seq)
+{
+	memcpy(to, from, offsetof(struct gw_mon_answer, data));
+	to->seq = seq;
+	if (to->flags & (GW_MON_ANS_DATA | GW_MON_ANS_CODE))
+		memcpy(to->data, from->data, sizeof(to->data));
+	else
+		to->data_len = 0;
+	if (to->flags & GW_MON_ANS_REGS)
+		to->regs = from->regs;
 }
 
 static int channel_pull(struct monitor *m, struct mon_vcpu *v)
@@ -145,8 +176,7 @@ static int channel_pull(struct monitor *m, struct mon_vcpu *v)
 			return 0;
 	}
 	if (v->state == MON_ASKED) {
-		memcpy(&v->answer, &p->answer, sizeof(v->answer));
-		v->answer.seq = v->seq;
+		take_answer(&v->answer, &p->answer, v->seq);
 		mon_set_state(v, MON_ANSWERED);
 	}
 	return 0;
@@ -165,8 +195,8 @@ static int channel_fd(struct monitor *m, struct mon_vcpu *v)
 	return v->wake_fd;
 }
 
-const struct mon_door_ops mon_channel_door = { .is_own = true, .open = channel_open, .close = channel_close, .send = channel_send, .has_room = channel_has_room, .pull = channel_pull,
-	.peek = channel_peek, .fd = channel_fd };
+const struct mon_door_ops mon_channel_door = { .is_own = true, .open = channel_open, .close = channel_close, .prepare = channel_prepare, .send = channel_send,
+	.has_room = channel_has_room, .pull = channel_pull, .peek = channel_peek, .fd = channel_fd };
 
 int mon_wake_fd(struct monitor *m, unsigned vcpu)
 {

@@ -7,6 +7,7 @@
  * leaves KVM_RUN in between with the instruction not begun, and on its return finds the same question, not a second one.
  */
 #include <errno.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <time.h>
@@ -179,7 +180,41 @@ void mon_wake_all(struct monitor *m)
 		m->host->wake(m->vm, i);
 }
 
-struct waiting { struct monitor *m; struct mon_vcpu *v; unsigned session; bool for_room; };
+/* The session is loaded before the door: while the one is what it was, so is the other. */
+struct waiting { struct monitor *m; struct mon_vcpu *v; unsigned session; const struct mon_door_ops *ops; bool for_room; };
+
+static struct waiting waiting_of(struct monitor *m, struct mon_vcpu *v)
+{
+	struct waiting w = { .m = m, .v = v, .session = atomic_load(&m->session) };
+
+	w.ops = atomic_load(&m->ops);
+	return w;
+}
+
+/* Who ends a session changes its number and then looks here: one of the two sees the other. */
+bool mon_hold(struct mon_vcpu *v, unsigned session)
+{
+	atomic_store(&v->holds, true);
+	if (likely(atomic_load(&v->m->session) == session))
+		return true;
+	mon_let_go(v);
+	return false;
+}
+
+void mon_let_go(struct mon_vcpu *v)
+{
+	atomic_store_explicit(&v->holds, false, memory_order_release);
+}
+
+void mon_wait_holders(struct monitor *m)
+{
+	for (unsigned i = 0; i < MON_MAX_VCPUS; i++) {
+		struct mon_vcpu *v = atomic_load(&m->vcpu[i]);
+
+		while (v && atomic_load(&v->holds))
+			sched_yield();
+	}
+}
 
 /* How often someone who sleeps must look at the clock. */
 static int tick_ms(const struct monitor *m)
@@ -194,24 +229,38 @@ static bool is_stalled(const struct waiting *w)
 	return w->m->stall_ns && now() - w->v->asked_at > w->m->stall_ns;
 }
 
+/* One look at the door. False: the session is over. */
+static bool look(const struct waiting *w, bool *has_room, int *err)
+{
+	bool is_own = w->ops && w->ops->is_own, goes_on;
+
+	if (!is_own)
+		pthread_mutex_lock(&w->m->door_lock);
+	goes_on = is_own ? mon_hold(w->v, w->session) : atomic_load(&w->m->session) == w->session;
+	if (goes_on && w->ops->pull)
+		*err = w->ops->pull(w->m, w->v);
+	if (goes_on && w->for_room)
+		*has_room = !w->ops->has_room || w->ops->has_room(w->m, w->v);
+	if (!is_own)
+		pthread_mutex_unlock(&w->m->door_lock);
+	else if (goes_on)
+		mon_let_go(w->v);
+	return goes_on;
+}
+
 /* Answers are fetched here by whoever waits; a monitor that breaks the rules is let go. */
 static bool is_ready(void *arg)
 {
 	struct waiting *w = arg;
-	bool is_over, has_room = false;
+	bool has_room = false;
 	int err = 0;
 
-	pthread_mutex_lock(&w->m->door_lock);
-	is_over = atomic_load(&w->m->session) != w->session;
-	if (!is_over && w->m->ops->pull)
-		err = w->m->ops->pull(w->m, w->v);
-	if (!is_over && w->for_room)
-		has_room = !w->m->ops->has_room || w->m->ops->has_room(w->m, w->v);
-	pthread_mutex_unlock(&w->m->door_lock);
-	if (err < 0)
-		mon_lost(w->m);
-	if (is_over || err < 0)
+	if (!look(w, &has_room, &err))
 		return true;
+	if (err < 0) {
+		mon_lost(w->m);
+		return true;
+	}
 	/* What was answered was written before. */
 	if (!w->for_room && atomic_load(&w->v->state) == MON_ANSWERED)
 		return true;
@@ -223,33 +272,50 @@ static bool is_ready(void *arg)
 	return has_room;	/* try to send again */
 }
 
+#define LOOKS	64u		/* between two looks at the clock */
+
+/* True: there is an answer. False: none so far, or the session is over. */
+static bool look_until(const struct waiting *w, uint64_t for_ns)
+{
+	uint64_t end = 0;
+
+	for (;;) {
+		for (unsigned i = 0; i < LOOKS; i++) {
+			if (w->ops->peek(w->m, w->v))
+				return true;
+			if (atomic_load_explicit(&w->m->session, memory_order_relaxed) != w->session)
+				return false;
+			__builtin_ia32_pause();
+		}
+		/* An answer that comes at once costs no clock. */
+		if (!end)
+			end = now() + for_ns;
+		else if (now() >= end)
+			return false;
+	}
+}
+
 /* Look for the answer before sleeping; more and more seldom while that is in vain: no processor is free for the monitor, or it thinks. */
 static void spin(const struct waiting *w)
 {
 	struct monitor *m = w->m;
 	struct mon_vcpu *v = w->v;
-	uint64_t end;
 
-	if (!m->spin_ns || !m->ops->peek)
+	if (!m->spin_ns || !w->ops || !w->ops->peek)
 		return;
 	if (v->spins_off) {
 		v->spins_off--;
 		return;
 	}
-	v->spins_failed = v->spins_failed < 6 ? v->spins_failed + 1 : 6;
-	end = now() + m->spin_ns;
-	atomic_fetch_add(&m->n_spinning, 1);
-	do {
-		for (unsigned i = 0; i < 64 && atomic_load(&m->session) == w->session; i++) {
-			if (m->ops->peek(m, w->v)) {
-				v->spins_failed = 0;
-				goto found;
-			}
-			__builtin_ia32_pause();
-		}
-	} while (atomic_load(&m->session) == w->session && now() < end);
-found:
-	atomic_fetch_sub(&m->n_spinning, 1);
+	if (!mon_hold(v, w->session))
+		return;
+	if (look_until(w, m->spin_ns)) {
+		w->ops->pull(m, v);
+		v->spins_failed = 0;
+	} else {
+		v->spins_failed = v->spins_failed < 6 ? v->spins_failed + 1 : 6;
+	}
+	mon_let_go(v);
 	v->spins_off = (1u << v->spins_failed) - 1;
 }
 
@@ -260,21 +326,39 @@ static int door_fd(struct monitor *m, struct mon_vcpu *v)
 	return ops->fd ? ops->fd(m, v) : -1;
 }
 
+/* Through the door of the session that @w is of, if that goes on. */
+static int send_once(struct monitor *m, struct mon_vcpu *v, const struct waiting *w)
+{
+	int err = -ENOTCONN;
+
+	if (atomic_load(&m->session) != w->session || !atomic_load(&m->is_attached))
+		return err;
+	if (w->ops->is_direct)
+		return w->ops->send(m, v, &v->ev);
+	if (w->ops->is_own) {
+		err = w->ops->prepare ? w->ops->prepare(m, v) : 0;
+		if (err)
+			return err;
+		if (!mon_hold(v, w->session))
+			return -ENOTCONN;
+		err = w->ops->send(m, v, &v->ev);
+		mon_let_go(v);
+		return err;
+	}
+	pthread_mutex_lock(&m->door_lock);
+	if (atomic_load(&m->session) == w->session)
+		err = w->ops->send(m, v, &v->ev);
+	pthread_mutex_unlock(&m->door_lock);
+	return err;
+}
+
 /* 0: it is out. -EINTR: wanted elsewhere before it was. -ENOTCONN: nobody is there (any more). */
 static int send(struct monitor *m, struct mon_vcpu *v, struct waiting *w)
 {
 	for (;;) {
-		int err = -ENOTCONN;
+		int err = send_once(m, v, w);
 		bool has_room;
 
-		if (atomic_load(&m->session) == w->session && atomic_load(&m->is_attached) && m->ops->is_direct) {
-			err = m->ops->send(m, v, &v->ev);
-		} else {
-			pthread_mutex_lock(&m->door_lock);
-			if (atomic_load(&m->session) == w->session && atomic_load(&m->is_attached))
-				err = m->ops->send(m, v, &v->ev);
-			pthread_mutex_unlock(&m->door_lock);
-		}
 		if (!err) {
 			atomic_store_explicit(&v->n_events, atomic_load_explicit(&v->n_events, memory_order_relaxed) + 1, memory_order_relaxed);
 			return 0;
@@ -368,9 +452,8 @@ static enum mon_outcome nobody(struct monitor *m, struct mon_vcpu *v, const stru
 
 static enum mon_outcome ask(struct monitor *m, struct mon_vcpu *v, const struct mon_key *key)
 {
-	struct waiting w = { .m = m, .v = v, .session = atomic_load(&m->session) };
-	const struct mon_door_ops *ops = atomic_load(&m->ops);
-	bool is_own = ops && ops->is_own;
+	struct waiting w = waiting_of(m, v);
+	bool is_own = w.ops && w.ops->is_own;
 	int err;
 
 	check_execution(v);
@@ -396,11 +479,10 @@ static enum mon_outcome ask(struct monitor *m, struct mon_vcpu *v, const struct 
 		}
 	}
 	w.for_room = false;
-	if (!is_own || v->state != MON_ANSWERED) {
+	if (!is_own || v->state != MON_ANSWERED)
 		spin(&w);
-		if (!m->host->block(v->cpu, door_fd(m, v), tick_ms(m), is_ready, &w))
-			return MON_LEAVE;
-	}
+	if ((!is_own || v->state != MON_ANSWERED) && !m->host->block(v->cpu, door_fd(m, v), tick_ms(m), is_ready, &w))
+		return MON_LEAVE;
 	/* From now on the answer is ours. */
 	if (!is_own)
 		pthread_mutex_lock(&v->lock);
@@ -432,7 +514,7 @@ enum mon_outcome mon_ask(struct monitor *m, struct mon_vcpu *v, const struct mon
 
 bool mon_tell(struct monitor *m, struct mon_vcpu *v, bool inside)
 {
-	struct waiting w = { .m = m, .v = v, .session = atomic_load(&m->session) };
+	struct waiting w = waiting_of(m, v);
 	int err;
 
 	v->ev.seq = 0;

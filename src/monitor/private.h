@@ -104,7 +104,8 @@ struct mon_vcpu {
 	_Atomic unsigned step, next_int;	/* the session that wants it: it ends by itself with that; 0: nobody */
 	_Atomic unsigned paused;
 	_Atomic bool wants_room;		/* waits for has_room() */
-	int wake_fd;				/* CHANNEL, under door_lock */
+	_Atomic int wake_fd;			/* CHANNEL; made under door_lock, -1: not yet */
+	_Atomic bool holds;			/* the vCPU's own: mon_hold() */
 	uint64_t sent_seq;
 };
 
@@ -113,16 +114,18 @@ struct mon_vcpu {
 /* How events go out. */
 struct mon_door_ops {
 	bool is_direct;		/* send() runs foreign code: without door_lock */
-	bool is_own;		/* answers are taken by the vCPU's own thread: without mon_vcpu.lock */
+	bool is_own;		/* each vCPU has its part, its own thread sends and takes answers: without door_lock and mon_vcpu.lock */
 	int (*open)(struct monitor *m, struct gw_monitor_attach *a);
 	void (*close)(struct monitor *m);
+	/* Before send() and pull() of an own door, without locks: what they need. NULL: nothing. */
+	int (*prepare)(struct monitor *m, struct mon_vcpu *v);
 	/* 0; -EAGAIN: no room now; other: the monitor cannot be reached. In CALLBACK answers at once. */
 	int (*send)(struct monitor *m, struct mon_vcpu *v, const struct gw_mon_event *ev);
 	/* After -EAGAIN, under door_lock: might send() do now? Otherwise a wake-up follows. NULL: always. */
 	bool (*has_room)(struct monitor *m, struct mon_vcpu *v);
 	/* Look for answers from outside, on @v's thread (NULL: any). -errno: the monitor does not play by the rules. */
 	int (*pull)(struct monitor *m, struct mon_vcpu *v);
-	/* Is there an answer to @v's question? Without door_lock, while n_spinning holds the memory. NULL: spinning is no use. */
+	/* Own doors: would pull() find an answer? Writes nothing. NULL: spinning is no use. */
 	bool (*peek)(struct monitor *m, struct mon_vcpu *v);
 	/* An eventfd, added to when it is time to look again; -1: none. It stays until the end of the VM. */
 	int (*fd)(struct monitor *m, struct mon_vcpu *v);
@@ -153,8 +156,6 @@ struct monitor {
 	_Atomic bool blanket;
 	const struct mon_door_ops *_Atomic ops;
 	pthread_mutex_t door_lock;		/* send and pull against close; below lock, above mon_vcpu.lock */
-	/* Doors with memory that others see: vCPUs that look at it without door_lock. It goes only when there are none. */
-	_Atomic unsigned n_spinning;
 	uint64_t stall_ns, spin_ns;		/* 0: none */
 	bool is_bad_answer_logged;
 	_Atomic uint32_t wants;			/* enum cpu_ext_insn bits, of all vCPUs */
@@ -217,6 +218,13 @@ bool mon_tell(struct monitor *m, struct mon_vcpu *v, bool inside);
 const struct mon_grant *mon_granted(const struct mon_vcpu *v, const struct mon_key *key);
 /* An answer for @v by another thread, which wakes it then; false: @v is not asked. */
 bool mon_answered(struct mon_vcpu *v, const struct gw_mon_answer *a);
+/*
+ * What an own door has open stays so until mon_let_go(), by the vCPU's thread; false: @session is over. Nothing that blocks in between:
+ * who ends a session waits with mon_wait_holders().
+ */
+bool mon_hold(struct mon_vcpu *v, unsigned session);
+void mon_let_go(struct mon_vcpu *v);
+void mon_wait_holders(struct monitor *m);
 /* What @v is asked about now by the monitor that there is, if anything. Any thread; not for a door whose answers are the vCPU's own. */
 bool mon_asked(struct mon_vcpu *v, struct mon_key *key);
 void mon_wake_all(struct monitor *m);

@@ -61,7 +61,7 @@ int mon_vcpu_add(struct monitor *m, unsigned index)
 	v->index = index;
 	v->m = m;
 	v->fast_view = MON_NO_VIEW;
-	v->wake_fd = -1;
+	atomic_init(&v->wake_fd, -1);
 	pthread_mutex_init(&v->lock, NULL);
 	pthread_mutex_lock(&m->lock);
 	atomic_fetch_add(&m->view[0]->users, 1);
