@@ -6,6 +6,7 @@
  * One access is offered to the in-kernel devices, then to ioeventfds, then to coalesced zones; false: it becomes an exit.
  */
 #include <string.h>
+#include <x86intrin.h>
 
 #include "base/trace.h"
 #include "vm/vm.h"
@@ -159,6 +160,20 @@ static void verify_after_dma(struct vm_vcpu *v)
 	cpu_memory_touched(&v->c);
 }
 
+/*
+ * A thread of the client may have written guest memory without telling anybody: a guest that only polls must see it too. Not often: all
+ * code that is in use is compared then.
+ */
+static void verify_now_and_then(struct vm_vcpu *v)
+{
+	uint64_t now = __rdtsc();
+
+	if (now - v->verified_at <= (uint64_t)vm_host_tsc_khz() * VM_VERIFY_MS)
+		return;
+	v->verified_at = now;
+	cpu_memory_touched(&v->c);
+}
+
 static bool window_wanted(const struct vm_vcpu *v)
 {
 	return __atomic_load_n(&v->run->request_interrupt_window, __ATOMIC_RELAXED) && (!v->vm->irqchip || v->vm->is_split);
@@ -226,10 +241,9 @@ static bool poll_client(struct vcpu *c)
 		return true;
 	if (vm_steal_due(v, VM_STEAL_RUNNING_US))
 		return true;
+	verify_now_and_then(v);
 	if (!vm_signal_look_due(v))
 		return false;
-	/* A client thread may have written guest memory without telling anybody: a guest that only polls must see it too. */
-	cpu_memory_touched(c);
 	v->is_signal_found = vm_signal_pending(v);
 	return v->is_signal_found;
 }

@@ -131,6 +131,7 @@ struct vm_vcpu {
 	int watched[2];			/* of others, in it; -1 */
 	uint64_t looked_at;		/* host TSC of the last look at pending signals */
 	uint64_t touched;		/* vm->touched when decoded code was last told to verify itself */
+	uint64_t verified_at;		/* host TSC when it was last told to, with nothing to say so */
 	bool has_run_mask;		/* KVM_SET_SIGNAL_MASK */
 	sigset_t run_mask;
 	struct vm_signals *signals;	/* in KVM_RUN */
@@ -425,6 +426,8 @@ bool vm_ready_for_injection(struct vm_vcpu *v);
 /* ---- env.c ------------------------------------------------------------------------------------------------------- */
 
 extern const struct cpu_env vm_cpu_env;
+/* Within so long running code sees what a thread of the client has written over it. */
+#define VM_VERIFY_MS	10u
 uint64_t vm_get_cr8(struct vm_vcpu *v);
 void vm_set_cr8(struct vm_vcpu *v, uint64_t value);
 uint64_t vm_get_apic_base(struct vm_vcpu *v);

@@ -33,7 +33,7 @@
 
 /* ---- guests: rdi is GUEST_DATA, rsi the number of the CPU, r8 what the test gives --------------------------------------------------- */
 
-extern const uint8_t spin[], spin_end[], shadow[], shadow_point[], shadow_nmi[], shadow_end[], rewrite[], rewrite_end[];
+extern const uint8_t spin[], spin_end[], polling[], polling_value[], polling_end[], shadow[], shadow_point[], shadow_nmi[], shadow_end[], rewrite[], rewrite_end[];
 extern const uint8_t contend[], contend_end[], shoot[], shoot_end[];
 
 __asm__(".pushsection .rodata\n"
@@ -42,6 +42,17 @@ __asm__(".pushsection .rodata\n"
 	"	incq	%rax\n"
 	"	jmp	spin\n"
 	"spin_end:\n"
+
+	/* word 0: rounds, word 1: what a function in the next page gives */
+	".globl polling, polling_value, polling_end\n"
+	"polling:	call	polling_value\n"
+	"	movq	%rax, 8(%rdi)\n"
+	"	incq	(%rdi)\n"
+	"	jmp	polling\n"
+	"	.skip	4096 - (. - polling)\n"
+	"polling_value:	movl	$0, %eax\n"
+	"	ret\n"
+	"polling_end:\n"
 
 	/* word 0: NMIs, word 1: those that came directly after STI */
 	".globl shadow, shadow_point, shadow_nmi, shadow_end\n"
@@ -318,6 +329,39 @@ static void a_kick_is_noticed_soon(void **state)
 	rig_close(&r);
 }
 
+/* A thread of the client writes code and tells nobody; the guest never leaves its loop. */
+static void code_that_a_thread_writes_is_executed_before_long(void **state)
+{
+	enum { N = 10 };
+	uint64_t took[N];
+	struct cpu c = { 0 };
+	struct rig r;
+
+	rig_open(&r, RIG_CPUID);
+	load(&r, polling, polling_end);
+	long_mode(r.vcpu, 0, 0);
+	c.fd = r.vcpu;
+	c.run = r.run;
+	start(&c);
+	for (uint32_t i = 1; i <= N; i++) {
+		uint64_t from, end;
+
+		wait_for(&r, 0, word(&r, 0) + 100000);
+		from = now();
+		end = from + 20000000000ull;
+		__atomic_store_n((uint32_t *)(void *)(r.ram + GUEST_CODE + (polling_value - polling) + 1), i, __ATOMIC_SEQ_CST);
+		while (word(&r, 1) != i && now() < end)
+			sched_yield();
+		took[i - 1] = now() - from;
+		assert_int_equal(word(&r, 1), i);
+	}
+	qsort(took, N, sizeof(took[0]), by_size);
+	printf("# new code executed after ms: half within %.2f, all within %.2f\n", (double)took[N / 2] / 1e6, (double)took[N - 1] / 1e6);
+	kick(&c);
+	pthread_join(c.thread, NULL);
+	rig_close(&r);
+}
+
 static void set_gate(struct rig *r, unsigned vector, uint64_t to)
 {
 	put64(r, GUEST_IDT + 16 * vector, (to & 0xffff) | 8u << 16 | 0x8eull << 40 | (to >> 16 & 0xffff) << 48);
@@ -425,6 +469,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_kick_is_noticed_soon),
+		cmocka_unit_test(code_that_a_thread_writes_is_executed_before_long),
 		cmocka_unit_test(an_nmi_never_comes_directly_after_sti),
 		cmocka_unit_test(code_that_one_cpu_rewrites_is_new_on_the_others),
 		cmocka_unit_test(four_cpus_that_fight_for_locks_lose_no_count),
