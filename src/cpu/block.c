@@ -243,7 +243,7 @@ struct cpu_block *cpu_block_peek(struct vcpu *c, const struct mem_code *code, co
 			if (is_current(b) && (b->epoch == c->verify_epoch || verify(c, b)))
 				return b;
 			*link = b->next;	/* dead; its room comes back with the arena */
-			if (b == c->cache->last && !b->units && !is_current(b))
+			if (b == c->cache->last && !b->units && !b->is_part && !is_current(b))
 				c->cache->last_is_dead = true;
 			continue;
 		}

@@ -30,6 +30,7 @@ struct cpu_block {
 	uint32_t runs;		/* of translate/: executions until it is worth it ... */
 	struct tr_unit *units;	/* ... its translations ... */
 	cpu_fn *first;		/* ... and the handler of op[0], whose place in op[0].fn it takes */
+	bool is_part;		/* of a unit that begins with another block */
 	bool ungrouped;		/* each operand gets a probe of its own */
 	uint32_t unpredicted;	/* a bit for each operation whose probe guesses wrong too often */
 	struct cpu_block *next;	/* hash chain */

@@ -299,6 +299,58 @@ static void loop(struct maker *m)
 	word(m, start - (m->p->len + 4));
 }
 
+/*
+ * A loop of a few steps, each of which may leave for the one after it or for the end: most branches are not taken for a while, some are; flags
+ * and accesses through one pointer go on behind them.
+ */
+static void ladder(struct maker *m)
+{
+	unsigned at = (unsigned)RIG_OWN + 8 * m->counters++, n = 1 + pick(m, 20), rungs = 2 + pick(m, 4), n_outs = 0, next = 0, start, outs[5];
+	unsigned base = maybe(m, 40) ? RSP : pick(m, 16);
+
+	mov_imm(m, base, DIFF_DATA + 0x100 + 8 * pick(m, 0x1c0));
+	bytes(m, "\xc7\x04\x25", 3);	/* mov dword [at], n */
+	word(m, at);
+	word(m, n);
+	start = m->p->len;
+	for (unsigned i = 0; i < rungs && m->p->len < RIG_CODE_MAX - 400; i++) {
+		if (maybe(m, 50)) {
+			field(m, base);
+			field(m, base);
+		} else {
+			one_instruction(m);
+		}
+		if (next)
+			patch_here(m, next);
+		next = 0;
+		if (maybe(m, 20)) {		/* on the counter: taken from some round on */
+			bytes(m, "\x83\x3c\x25", 3);	/* cmp dword [at], imm8 */
+			word(m, at);
+			byte(m, pick(m, 10));
+		}
+		if (maybe(m, 50))
+			next = jcc(m);
+		else
+			outs[n_outs++] = jcc(m);
+		if (maybe(m, 20)) {		/* a jump that is followed */
+			byte(m, 0xe9);
+			word(m, 1);
+			byte(m, 0xf4);
+		}
+	}
+	if (next)
+		patch_here(m, next);
+	if (maybe(m, 50))
+		while (n_outs)
+			patch_here(m, outs[--n_outs]);
+	bytes(m, "\xff\x0c\x25", 3);	/* dec dword [at] */
+	word(m, at);
+	bytes(m, "\x0f\x85", 2);	/* jnz start */
+	word(m, start - (m->p->len + 4));
+	while (n_outs)
+		patch_here(m, outs[--n_outs]);
+}
+
 static void call_and_return(struct maker *m)
 {
 	unsigned call, over;
@@ -413,8 +465,10 @@ void program_make(struct rig_program *p, uint64_t seed, const uint8_t *choice, s
 			object(m);
 		else if (what < 75)
 			skip(m);
-		else if (what < 90)
+		else if (what < 84)
 			loop(m);
+		else if (what < 90)
+			ladder(m);
 		else if (what < 94)
 			call_and_return(m);
 		else if (what < 96)

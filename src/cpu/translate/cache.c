@@ -167,7 +167,7 @@ void tr_kill(struct translator *k, struct tr_unit *t)
 		t->in = l->next;
 		cut(k, l);
 	}
-	for (unsigned i = 0; i < 2; i++)
+	for (unsigned i = 0; i < t->n_links; i++)
 		forget_link(&t->link[i]);
 	for (p = &t->b->units; *p && *p != t; p = &(*p)->of_block)
 		;
@@ -198,9 +198,20 @@ void tr_site_give_up(struct vcpu *c)
 	tr_kill(k, t);
 }
 
-static bool is_as_compiled(const struct cpu_block *b)
+static bool is_block_same(const struct cpu_block *b)
 {
-	return !b || !memcmp(b->bytes, b->hva, b->n_bytes);
+	return !memcmp(b->bytes, b->hva, b->n_bytes);
+}
+
+static bool is_as_compiled(const struct tr_unit *t)
+{
+	for (unsigned i = 0; i < t->n_parts; i++)
+		if (!is_block_same(t->part[i].b))
+			return false;
+	for (unsigned i = 0; i < t->n_deps; i++)
+		if (!is_block_same(t->dep[i]))
+			return false;
+	return true;
 }
 
 /* After the client may have written: false when a unit of the page had to go. */
@@ -216,7 +227,7 @@ bool tr_page_verify(struct vcpu *c, struct tr_page *p)
 		return true;
 	for (t = p->units; t; t = next) {
 		next = t->of_page;
-		if (is_as_compiled(t->b) && is_as_compiled(t->dep[0]) && is_as_compiled(t->dep[1]))
+		if (is_as_compiled(t))
 			continue;
 		tr_kill(c->translator, t);
 		same = false;
@@ -224,10 +235,10 @@ bool tr_page_verify(struct vcpu *c, struct tr_page *p)
 	/* Those that are left, and all that they rest on: what is read now may already be newer than what was compared. */
 	p->lines = 0;
 	for (t = p->units; t; t = t->of_page) {
-		tr_page_note(p, t->b);
-		for (unsigned i = 0; i < 2; i++)
-			if (t->dep[i])
-				tr_page_note(p, t->dep[i]);
+		for (unsigned i = 0; i < t->n_parts; i++)
+			tr_page_note(p, t->part[i].b);
+		for (unsigned i = 0; i < t->n_deps; i++)
+			tr_page_note(p, t->dep[i]);
 	}
 	return same;
 }

@@ -25,6 +25,27 @@ static bool is_current(const struct cpu_block *b)
 	return b->gen == atomic_load_explicit(&b->code->gen, memory_order_acquire);
 }
 
+static uint64_t rip_of(const struct tr_unit *t, unsigned n)
+{
+	const struct tr_part *p = tr_part_of(t, n);
+
+	return p->rip + p->b->op[n - p->first].off;
+}
+
+static uint64_t rip_after(const struct tr_unit *t, unsigned n)
+{
+	const struct tr_part *p = tr_part_of(t, n);
+
+	return rip_of(t, n) + p->b->op[n - p->first].len;
+}
+
+/* Instructions that a unit counted and does not execute. */
+static void count_back(struct vcpu *c, unsigned n)
+{
+	c->stats.insns -= n;
+	c->stats.tr_insns -= n;
+}
+
 /* ---- one instruction ------------------------------------------------------------------------------------------------------------ */
 
 static void one_done(struct vcpu *c, const struct cpu_op *o)
@@ -38,21 +59,22 @@ static void one_done(struct vcpu *c, const struct cpu_op *o)
  */
 static bool run_one(struct vcpu *c, const struct tr_unit *t, unsigned n)
 {
+	const struct tr_part *p = tr_part_of(t, n);
 	struct translator *k = c->translator;
 
-	k->pair[0] = t->b->op[n];
+	k->pair[0] = p->b->op[n - p->first];
 	k->pair[1].fn = one_done;
 	k->pair[1].off = (uint16_t)(k->pair[0].off + k->pair[0].len);
 	k->done = false;
 	c->stop = false;
-	c->gpr[GPR_RIP] = t->rip;
+	c->gpr[GPR_RIP] = p->rip;
 	if (t->by_handler >> n & 1) {
 		k->by_form[k->pair[0].iop]++;
 		c->stats.tr_forms++;
 		c->stats.tr_form_ones++;
 	}
 	c->single = true;
-	handler_of(t->b, n)(c, k->pair);
+	handler_of(p->b, n - p->first)(c, k->pair);
 	c->single = false;
 	return k->done;
 }
@@ -64,7 +86,7 @@ bool tr_one(struct vcpu *c, uint32_t id)
 	uint64_t flushes = k->flushes, jump_gen = c->acc.jump_gen;
 	unsigned n = id & 63;
 	uint8_t mode = c->acc.mode;
-	uint64_t next = t->rip + t->b->op[n].off + t->b->op[n].len;
+	uint64_t next = rip_after(t, n);
 
 	tr_settle(c);
 	c->stats.tr_ones++;
@@ -297,8 +319,10 @@ uint64_t tr_stale(struct vcpu *c, uint32_t id)
 	must_run = t->is_blind && c->stats.insns > c->poll_at && !t->dead;
 	if (unlikely(c->tr_often))
 		tr_site_give_up(c);
-	if (must_run)
+	if (must_run) {
+		c->stats.insns -= t->n - t->b->n;
 		return leave_to(c, t->b, 0, t->rip);
+	}
 	return leave_now(c);
 }
 
@@ -308,7 +332,7 @@ uint64_t tr_stale(struct vcpu *c, uint32_t id)
  */
 static uint64_t transfer(struct vcpu *c, const struct tr_unit *t, unsigned n)
 {
-	uint64_t poll_at = c->poll_at, next = t->rip + t->b->op[n].off + t->b->op[n].len;
+	uint64_t poll_at = c->poll_at, next = rip_after(t, n);
 	struct tr_unit *to;
 
 	c->poll_at = 0;		/* the handler shall not go on by itself */
@@ -325,15 +349,17 @@ static uint64_t transfer(struct vcpu *c, const struct tr_unit *t, unsigned n)
 uint64_t tr_bail(struct vcpu *c, uint32_t id)
 {
 	const struct tr_unit *t = unit_of(c->translator, id);
-	unsigned n = id & 63;
+	const struct tr_part *p = tr_part_of(t, id & 63);
+	unsigned n = (id & 63) - p->first;
 
 	tr_settle(c);
 	c->stats.tr_bails++;
-	if (n + 1 == t->b->n)
-		return transfer(c, t, n);
-	c->stats.tr_forms += t->b->n - n;
-	c->translator->by_form[t->b->op[n].iop]++;
-	return leave_to(c, t->b, n, t->rip);
+	count_back(c, t->n - p->first - p->b->n);
+	if (n + 1 == p->b->n)
+		return transfer(c, t, id & 63);
+	c->stats.tr_forms += p->b->n - n;
+	c->translator->by_form[p->b->op[n].iop]++;
+	return leave_to(c, p->b, n, p->rip);
 }
 
 /* A call or computed branch whose target, or whose stack, is not at hand: the handler decides where it goes. */
@@ -371,9 +397,8 @@ uint64_t tr_resume(struct vcpu *c, uint32_t id)
 	unsigned n = id & 63;
 
 	tr_settle(c);
-	c->rip = t->rip + t->b->op[n].off;
-	c->stats.insns -= t->b->n - n;
-	c->stats.tr_insns -= t->b->n - n;
+	c->rip = rip_of(t, n);
+	count_back(c, t->n - n);
 	t->misfits = c->stats.insns - t->misfit_at < MISFIT_SOON ? t->misfits + 1 : 0;
 	t->misfit_at = c->stats.insns;
 	if (t->misfits == MISFITS) {
@@ -396,7 +421,7 @@ static void op_counted(struct vcpu *c, const struct cpu_op *o)
 	 * A unit that counts past poll_at leaves before its first instruction. The dispatcher, which has just let the shadow of an
 	 * STI pass, counts on one instruction at least.
 	 */
-	if (!t || unlikely(c->stats.insns > c->poll_at)) {
+	if (!t || unlikely(c->stats.insns - b->n + t->n > c->poll_at)) {
 		b->first(c, o);
 		return;
 	}
@@ -410,6 +435,7 @@ void tr_adopt(struct vcpu *c, struct cpu_block *b)
 	b->units = NULL;
 	b->runs = 0;
 	b->ungrouped = false;
+	b->is_part = false;
 	b->unpredicted = 0;
 	b->first = b->op[0].fn;
 	if (c->translator && c->mode == INSN_MODE_64)

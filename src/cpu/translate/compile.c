@@ -359,7 +359,7 @@ static void emit_entries(struct tr_compiler *x, struct entry_jumps *j)
 	e_near(e, 0x39, HR_9, x->k, &x->k->stamps[x->u->index]);
 	j->other = e_jcc(e, CC_NE);
 	x->u->body = e_here(e);
-	e_alu_i(e, true, 5, RM_VCPU(tr_left), x->b->n);
+	e_alu_i(e, true, 5, RM_VCPU(tr_left), (int32_t)x->n);
 	j->stale[0] = e_jcc(e, CC_S);
 }
 
@@ -396,10 +396,9 @@ static void emit_check(struct tr_compiler *x, struct entry_jumps *j)
 
 /* ---- liveness ------------------------------------------------------------------------------------------------------------------------ */
 
-/* What becomes of flags where edge @i leads: looked up in the target's block if it lies in the same page. */
-static struct tr_found found_at_edge(struct tr_compiler *x, unsigned i)
+/* What becomes of flags at @rip, where an end leads: looked up in the block there if it lies in the same page. */
+static struct tr_found found_at(struct tr_compiler *x, uint64_t rip)
 {
-	uint64_t rip = tr_edge_rip(x, i);
 	const struct tr_found unknown = { .wanted = TF_ALL, .is_shown = true };
 	struct cpu_block *b;
 
@@ -408,7 +407,7 @@ static struct tr_found found_at_edge(struct tr_compiler *x, unsigned i)
 	b = cpu_block_ahead(x->c, x->b->code, rip);
 	if (!b || b->gen != x->b->gen)
 		return unknown;
-	x->u->dep[i] = b;
+	x->dep[x->n_deps++] = b;
 	tr_page_note(x->u->page, b);
 	return tr_flags_found(b, x->c->features);
 }
@@ -417,49 +416,36 @@ static void analyse(struct tr_compiler *x)
 {
 	struct tr_insn *last = &x->insn[x->n - 1];
 
+	x->n_deps = 0;
 	for (unsigned i = 0; i < 2; i++) {
-		x->found[i] = tr_has_edge(last, i) ? found_at_edge(x, i) : (struct tr_found){ 0 };
+		x->found[i] = tr_has_edge(last, i) ? found_at(x, tr_edge_rip(x, i)) : (struct tr_found){ 0 };
 		x->edge_live[i] = x->found[i].wanted;
 		x->edge_shown[i] = x->found[i].is_shown;
 		x->u->link[i].is_blind = !x->edge_shown[i] && x->edge_live[i] != TF_ALL;
+	}
+	for (unsigned i = 0; i < x->n_exits; i++) {
+		struct tr_exit *exit = &x->exit[i];
+
+		exit->found = found_at(x, exit->rip);
+		exit->live = exit->found.wanted;
+		x->u->link[2 + i].is_blind = !exit->found.is_shown && exit->live != TF_ALL;
 	}
 	tr_flags_plan(x);
 	do {
 		uint8_t live = x->edge_live[0] | x->edge_live[1];
 
 		for (unsigned k = x->n; k-- > 0;) {
-			x->insn[k].live = live;
+			struct tr_insn *t = &x->insn[k];
+
+			if (t->exit)
+				live |= x->exit[t->exit - 1].live;
+			t->live = live;
 			live = tr_live_before(&x->insn[k]);
 		}
 	} while (tr_flags_complete(x));
 }
 
 /* ---- a unit --------------------------------------------------------------------------------------------------------------------------- */
-
-static bool is_canonical(const struct vcpu *c, uint64_t la)
-{
-	int64_t top = (int64_t)la >> ((c->acc.cr4 & CR4_LA57 ? 57 : 48) - 1);
-
-	return top == 0 || top == -1;
-}
-
-static void classify(struct tr_compiler *x)
-{
-	for (x->n = 0; x->n < x->b->n; x->n++) {
-		struct tr_insn *t = &x->insn[x->n];
-
-		if (!tr_classify(x->b, x->n, x->c->features, t)) {
-			t->kind = TK_BAIL;
-			t->need = TF_ALL;
-		}
-	}
-	/* A target that faults is the handler's. */
-	for (unsigned i = 0; i < 2; i++)
-		if (tr_has_edge(&x->insn[x->n - 1], i) && !is_canonical(x->c, tr_edge_rip(x, i))) {
-			x->insn[x->n - 1].kind = TK_BAIL;
-			x->insn[x->n - 1].need = TF_ALL;
-		}
-}
 
 static void emit(struct tr_compiler *x)
 {
@@ -484,10 +470,11 @@ static void emit(struct tr_compiler *x)
 	tr_groups_out_of_line(x);
 	for (unsigned i = 0; i < x->n_slow; i++)
 		emit_slow(x, &x->slow[i]);
+	tr_exits_out_of_line(x);
 	emit_check(x, &j);
 	stub(x, j.moved, 3, 0, x->k->at.entry);
 	stub(x, j.stale, 2, 0, x->k->at.stale);
-	for (unsigned i = 0; i < 2; i++)
+	for (unsigned i = 0; i < u->n_links; i++)
 		if (u->link[i].from) {
 			u->link[i].stub = e_here(&x->e);
 			stub(x, &u->link[i].at, 1, i, x->k->at.edge);
@@ -513,6 +500,30 @@ static void publish(struct tr_compiler *x)
 	host_serialize();
 }
 
+/* What a unit of x->n instructions needs besides; that of faults last. */
+static bool tables(struct tr_compiler *x)
+{
+	struct translator *k = x->k;
+	struct tr_unit *u = x->u;
+
+	u->n = (uint8_t)x->n;
+	u->n_parts = (uint8_t)x->n_parts;
+	u->n_links = (uint8_t)(2 + x->n_exits);
+	u->at = tr_meta(k, (x->n + 1) * sizeof(*u->at));
+	u->part = tr_meta(k, x->n_parts * sizeof(*u->part));
+	u->link = tr_meta(k, u->n_links * sizeof(*u->link));
+	u->dep = tr_meta(k, u->n_links * sizeof(*u->dep));
+	u->fault = tr_meta(k, TR_MAX_FAULTS * sizeof(*u->fault));
+	if (!u->at || !u->part || !u->link || !u->dep || !u->fault)
+		return false;
+	memcpy(u->part, x->part, x->n_parts * sizeof(*u->part));
+	for (unsigned i = 1; i < x->n_parts; i++) {
+		u->part[i].b->is_part = true;
+		tr_page_note(u->page, u->part[i].b);
+	}
+	return true;
+}
+
 size_t tr_compiler_size(void)
 {
 	return sizeof(struct tr_compiler);
@@ -531,9 +542,7 @@ struct tr_unit *tr_compile(struct vcpu *c, struct cpu_block *b, uint64_t rip)
 	if (!u)
 		goto full;
 	u->page = tr_page_of(c, b);
-	u->at = tr_meta(k, (b->n + 1) * sizeof(*u->at));
-	u->fault = tr_meta(k, TR_MAX_FAULTS * sizeof(*u->fault));
-	if (!u->page || !u->at || !u->fault)
+	if (!u->page)
 		goto full;
 	x->c = c;
 	x->k = k;
@@ -553,8 +562,12 @@ struct tr_unit *tr_compile(struct vcpu *c, struct cpu_block *b, uint64_t rip)
 	u->index = k->n_units;
 	found = tr_flags_found(b, c->features);
 	u->is_blind = !found.is_shown && found.wanted != TF_ALL;
-	classify(x);
+	tr_trace(x);
+	if (!tables(x))
+		goto full;
 	analyse(x);
+	memcpy(u->dep, x->dep, x->n_deps * sizeof(*u->dep));
+	u->n_deps = (uint8_t)x->n_deps;
 	emit(x);
 	/* What was not used of the table goes back. */
 	k->meta_used -= ((TR_MAX_FAULTS - u->n_faults) * sizeof(*u->fault)) & ~(size_t)15;

@@ -54,6 +54,18 @@ struct tr_group {
 /* How r11 is computed again. */
 struct tr_regroup { size_t tlb; unsigned span; bool is_used; uint32_t routine; };
 
+/* A branch that mostly does not go there: out of line. */
+struct tr_exit {
+	uint64_t rip;
+	uint8_t k;			/* the branch */
+	struct tr_found found;
+	uint8_t live;			/* flags that are wanted there */
+	bool is_told;			/* it is told the recipe ... */
+	uint32_t recipe, mark;		/* ... of the flags here, in this form */
+	bool in_mem, mem_exact;
+	uint32_t at;
+};
+
 struct tr_compiler {
 	struct tr_emit e;
 	struct vcpu *c;
@@ -64,6 +76,12 @@ struct tr_compiler {
 	uint8_t mode;			/* enum acc_mode at the cursor */
 	struct tr_insn insn[CPU_BLOCK_MAX];
 	unsigned n;
+	struct tr_part part[TR_MAX_PARTS];
+	unsigned n_parts;
+	struct tr_exit exit[TR_MAX_PARTS];
+	unsigned n_exits;
+	struct cpu_block *dep[2 + TR_MAX_PARTS];
+	unsigned n_deps;
 	/* Where the live flags are at the cursor: in RFLAGS, in c->cc, or both. */
 	bool in_host, in_mem;
 	bool mem_exact;			/* all flags are in c->cc, also those nobody reads */
@@ -123,6 +141,7 @@ void tr_flags_plan(struct tr_compiler *x);
 bool tr_flags_complete(struct tr_compiler *x);
 void tr_flags_tell(struct tr_compiler *x, uint32_t recipe);
 void tr_flags_mark(struct tr_compiler *x);
+void tr_flags_mark_exit(struct tr_compiler *x, const struct tr_exit *exit);
 void tr_flags_mark_early(struct tr_compiler *x, unsigned k);
 
 /* memory.c: r9 and r10 may be used for the address. RFLAGS are destroyed by the probe. @tmp may be lost: HR_9, or HR_11 if r9 is taken. */
@@ -164,10 +183,15 @@ void tr_x87(struct tr_compiler *x, const struct tr_insn *t);
 void tr_string(struct tr_compiler *x, const struct tr_insn *t);
 void tr_string_back(struct tr_emit *e, unsigned moved);
 
-/* flow.c: each ends the unit. */
+/* trace.c: which blocks the unit is made of. */
+void tr_trace(struct tr_compiler *x);
+
+/* flow.c: each ends the unit, but branches that have a way out. */
+void tr_exits_out_of_line(struct tr_compiler *x);
 void tr_edge_to(struct tr_compiler *x, unsigned i);
 void tr_flow(struct tr_compiler *x, const struct tr_insn *t);
 bool tr_has_edge(const struct tr_insn *t, unsigned i);
 uint64_t tr_edge_rip(const struct tr_compiler *x, unsigned i);
+uint64_t tr_next_rip(const struct tr_insn *t);
 
 #endif

@@ -419,6 +419,8 @@ static void find_shown(struct tr_compiler *x)
 	for (unsigned k = x->n; k-- > 0;) {
 		struct tr_insn *t = &x->insn[k];
 
+		if (t->exit && x->exit[t->exit - 1].found.is_shown)
+			shown = TF_ALL;
 		t->shown = shown;
 		shown &= (uint8_t)~t->kill;
 		if (is_exit(t))
@@ -537,6 +539,8 @@ static void find_recipes(struct tr_compiler *x)
 				m.recipe = 0;
 		}
 		t->recipe = m.recipe == TR_LOST ? 0 : m.recipe;
+		if (t->exit)
+			x->exit[t->exit - 1].recipe = m.recipe;
 		if (!keeps_host(t))
 			m.in_host = false;
 		if (t->kind == TK_ONE || t->kind == TK_BAIL) {
@@ -590,11 +594,24 @@ static void settle_edges(struct tr_compiler *x)
 	}
 }
 
+/* The same for a way out before the end. */
+static void settle_exit(struct tr_compiler *x, struct tr_exit *exit)
+{
+	bool told = exit->found.is_shown && !(exit->live & ~TF_C);
+
+	exit->mark = rests_on_rotation(x, exit->recipe) ? TR_LOST : kept_aside(x->k, exit->recipe, told ? exit->found.changed : 0);
+	exit->is_told = told && exit->mark && exit->mark != TR_LOST;
+	if (exit->found.is_shown && (!told || exit->mark == TR_LOST))
+		exit->live = TF_ALL;
+}
+
 void tr_flags_plan(struct tr_compiler *x)
 {
 	find_shown(x);
 	find_recipes(x);
 	settle_edges(x);
+	for (unsigned i = 0; i < x->n_exits; i++)
+		settle_exit(x, &x->exit[i]);
 }
 
 /*
@@ -635,29 +652,43 @@ static void keep_aside(struct tr_compiler *x, unsigned from, unsigned to)
 		e_store(&x->e, rm_gs(offsetof(struct vcpu, tr_kept) + 8 * (to - TR_KEPT)), tr_reg(x, from, HR_9));
 }
 
-static void put_mark(struct tr_compiler *x)
+static void put_mark(struct tr_compiler *x, uint32_t recipe, uint32_t mark)
 {
-	const struct tr_recipe *from = &x->k->recipe[x->end_recipe], *to = &x->k->recipe[x->mark];
+	const struct tr_recipe *from = &x->k->recipe[recipe], *to = &x->k->recipe[mark];
 	struct tr_enc q = { .opcode = 0xc7, .rm = RM_VCPU(cc_recipe), .n_imm = 4 };
 
 	keep_aside(x, from->reg, to->reg);
 	keep_aside(x, from->src, to->src);
 
-	memcpy(q.imm, &x->mark, 4);
+	memcpy(q.imm, &mark, 4);
 	e_put(&x->e, &q);
+}
+
+/* A carry put away alone leaves what an earlier block was told. */
+static void clear_mark(struct tr_compiler *x)
+{
+	e_put(&x->e, &(struct tr_enc){ .opcode = 0xc7, .rm = RM_VCPU(cc_recipe), .n_imm = 4 });
 }
 
 void tr_flags_mark(struct tr_compiler *x)
 {
-	struct tr_enc clear = { .opcode = 0xc7, .rm = RM_VCPU(cc_recipe), .n_imm = 4 };
-
 	if (!x->mem_exact && !x->is_marked) {
 		if (x->edge_mark[0] || x->edge_mark[1])
-			put_mark(x);
+			put_mark(x, x->end_recipe, x->mark);
 		else if (x->edge_live[0] == TF_C || x->edge_live[1] == TF_C)
-			e_put(&x->e, &clear);	/* a carry put away alone leaves what an earlier block was told */
+			clear_mark(x);
 	}
 	x->is_marked = true;
+}
+
+void tr_flags_mark_exit(struct tr_compiler *x, const struct tr_exit *exit)
+{
+	if (exit->mem_exact)
+		return;
+	if (exit->is_told)
+		put_mark(x, exit->recipe, exit->mark);
+	else if (exit->live == TF_C)
+		clear_mark(x);
 }
 
 /* Before @k, whose flags the mark will stand for: so that comparison and branch stay neighbours. */

@@ -6,9 +6,9 @@
  */
 #include "cpu/translate/compile.h"
 
-static uint64_t next_rip(const struct tr_compiler *x, const struct tr_insn *t)
+uint64_t tr_next_rip(const struct tr_insn *t)
 {
-	return x->rip + t->op->off + t->in.len;
+	return t->rip + t->in.len;
 }
 
 bool tr_has_edge(const struct tr_insn *t, unsigned i)
@@ -31,7 +31,7 @@ uint64_t tr_edge_rip(const struct tr_compiler *x, unsigned i)
 {
 	const struct tr_insn *t = &x->insn[x->n - 1];
 
-	return next_rip(x, t) + (i ? 0 : t->in.imm);
+	return tr_next_rip(t) + (i ? 0 : t->in.imm);
 }
 
 /* Flags to c->cc if the target wants them, then the jump that links patch. */
@@ -46,6 +46,36 @@ void tr_edge_to(struct tr_compiler *x, unsigned i)
 	l->rip = tr_edge_rip(x, i);
 	l->from = x->u;
 	l->at = e_jmp(&x->e);
+}
+
+/* Flags to c->cc if the target wants them; what was counted and is not executed is taken back. */
+void tr_exits_out_of_line(struct tr_compiler *x)
+{
+	for (unsigned i = 0; i < x->n_exits; i++) {
+		const struct tr_exit *exit = &x->exit[i];
+		struct tr_link *l = &x->u->link[2 + i];
+
+		e_patch_here(&x->e, exit->at);
+		tr_flags_mark_exit(x, exit);
+		if (exit->live && !exit->in_mem)
+			tr_flags_save(x, exit->live);
+		e_alu_i(&x->e, true, 0, RM_VCPU(tr_left), (int32_t)(x->n - exit->k - 1));
+		l->rip = exit->rip;
+		l->from = x->u;
+		l->at = e_jmp(&x->e);
+	}
+}
+
+/* Inside the unit: the other way goes on here. */
+static void conditional_exit(struct tr_compiler *x, const struct tr_insn *t)
+{
+	struct tr_exit *exit = &x->exit[t->exit - 1];
+	unsigned cc = t->in.bytes[t->in.opc_off] & 15;
+
+	tr_flags_need(x, t, HR_9);
+	exit->in_mem = x->in_mem;
+	exit->mem_exact = x->mem_exact;
+	exit->at = e_jcc(&x->e, t->is_inverted ? cc ^ 1 : cc);
 }
 
 static void conditional(struct tr_compiler *x, const struct tr_insn *t)
@@ -98,7 +128,7 @@ static struct tr_addr stack(int32_t disp)
 /* Store the return address at the host address @m; @scratch holds it if it is no immediate. */
 static void store_return(struct tr_compiler *x, const struct tr_insn *t, struct tr_rm m, unsigned scratch)
 {
-	uint64_t ret = next_rip(x, t);
+	uint64_t ret = tr_next_rip(t);
 
 	if ((uint64_t)(int64_t)(int32_t)ret == ret) {
 		struct tr_enc q = { .w = true, .opcode = 0xc7, .rm = m, .n_imm = 4 };
@@ -199,7 +229,7 @@ void tr_flow(struct tr_compiler *x, const struct tr_insn *t)
 {
 	switch (t->kind) {
 	case TK_JCC:
-		conditional(x, t);
+		(t->exit ? conditional_exit : conditional)(x, t);
 		break;
 	case TK_LOOP:
 	case TK_JCXZ:

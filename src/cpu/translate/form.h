@@ -32,6 +32,9 @@ struct tr_insn {
 	struct insn in;
 	const struct insn_row *row;
 	const struct cpu_op *op;
+	uint64_t rip;
+	uint8_t exit;		/* a branch inside the unit: 1 + the number of the way out; */
+	bool is_inverted;	/* which is the way of the branch not taken */
 	uint8_t kind;
 	uint8_t writes;		/* TW_* */
 	uint8_t need;		/* flags it reads */

@@ -114,6 +114,7 @@ static bool keeps(const struct tr_insn *t, unsigned guest, int64_t *by)
 	*by = 0;
 	switch (t->kind) {
 	case TK_NOTHING:
+	case TK_JCC:
 		return true;
 	case TK_LEA:
 		if (t->in.reg != guest)

@@ -43,12 +43,12 @@ static bool is_constant(const struct insn *in)
 	return in->base == GPR_RIP || (in->base == GPR_ZERO && in->index == GPR_ZERO);
 }
 
-static uint64_t constant(const struct tr_compiler *x, const struct tr_insn *t)
+static uint64_t constant(const struct tr_insn *t)
 {
 	uint64_t la = (uint64_t)t->in.disp;
 
 	if (t->in.base == GPR_RIP)
-		la += x->rip + t->op->off + t->in.len;
+		la += tr_next_rip(t);
 	return t->in.adsize == 4 ? (uint32_t)la : la;
 }
 
@@ -59,8 +59,8 @@ struct tr_addr tr_address(struct tr_compiler *x, const struct tr_insn *t)
 
 	if (is_constant(in)) {
 		if (!is_based)
-			return (struct tr_addr){ .is_const = true, .la = constant(x, t) };
-		e_mov_i(&x->e, HR_9, constant(x, t));
+			return (struct tr_addr){ .is_const = true, .la = constant(t) };
+		e_mov_i(&x->e, HR_9, constant(t));
 	} else if (!is_based && in->index >= 16 && in->adsize == 8) {
 		return in_register(tr_reg(x, in->base, HR_9), (int32_t)in->disp);
 	} else {
@@ -79,7 +79,7 @@ void tr_lea(struct tr_compiler *x, const struct tr_insn *t)
 	unsigned home = tr_home[t->in.reg], to = home == HR_NONE ? HR_9 : home;
 
 	if (is_constant(&t->in))
-		e_mov_i(&x->e, to, t->in.opsize == 8 ? constant(x, t) : (uint32_t)constant(x, t));
+		e_mov_i(&x->e, to, t->in.opsize == 8 ? constant(t) : (uint32_t)constant(t));
 	else
 		e_lea(&x->e, t->in.opsize == 8 && t->in.adsize == 8, to, sum(x, &t->in));
 	if (home == HR_NONE) {
@@ -154,7 +154,7 @@ static void predicted(struct tr_compiler *x, struct tr_addr a, unsigned size, si
 	struct tr_site *s = &x->k->site[x->k->n_sites++];
 	struct tr_emit *e = &x->e;
 
-	*s = (struct tr_site){ .score = TR_SITE_SCORE, .quick = TR_SITE_QUICK(x->b->n), .id = TR_ID(x->u->index, x->at) };
+	*s = (struct tr_site){ .score = TR_SITE_SCORE, .quick = TR_SITE_QUICK(x->n), .id = TR_ID(x->u->index, x->at) };
 	*p = (struct tr_site_code){ .slow = x->now, .site = s, .base = a.base, .tmp = (uint8_t)tmp, .disp = a.disp, .size = size, .tlb = tlb };
 	x->now->n_sites++;
 	e_near32(e, 0x8b, HR_10, x->k, &s->index);

@@ -2,7 +2,7 @@
 /*
  * Inside cpu/translate: units of code, the memory they live in, and what the files share.
  *
- * A unit is the translation of one block at one virtual address in one TLB mode. In host code, between any two guest
+ * A unit is the translation of one block at one virtual address in one TLB mode, and of those that mostly follow it (trace.c). In host code, between any two guest
  * instructions: GS holds the vCPU, twelve guest registers are in host registers (tr_home), the other four in c->gpr[]; the
  * arithmetic flags are in RFLAGS, in c->cc, or dead; the host's stack is as the entry left it. At the borders of units flags
  * are in c->cc or dead. r9, r10 and r11 are scratch.
@@ -47,9 +47,15 @@ struct tr_link {
 /* A host instruction that may fault, and the stub that has the guest instruction executed by its handler. */
 struct tr_fault_at { uint32_t at, stub; };
 
+/* A block in a unit: at @rip, its first instruction is the unit's @first. */
+struct tr_part { struct cpu_block *b; uint64_t rip; uint8_t first; };
+#define TR_MAX_PARTS	6
+
 struct tr_unit {
-	struct cpu_block *b;
+	struct cpu_block *b;	/* the first one */
 	uint64_t rip;
+	uint8_t n, n_parts, n_deps;	/* instructions, ... */
+	struct tr_part *part;
 	uint8_t mode;		/* enum acc_mode */
 	bool dead;
 	bool is_blind;		/* flags may be wrong when it is entered; it overwrites them before it can be left */
@@ -61,8 +67,8 @@ struct tr_unit {
 	uint16_t *at;		/* for dumps: where each instruction's code begins, from @mapped; then what is out of line */
 	struct tr_unit *of_block, *of_page;	/* next in the lists of the block and of the page */
 	struct tr_page *page;
-	struct cpu_block *dep[2];	/* blocks whose code was looked at for flags */
-	struct tr_link link[2], *in;
+	struct cpu_block **dep;		/* blocks whose code was looked at for flags */
+	struct tr_link *link, *in;	/* the ends, then ways out before them */
 	struct tr_fault_at *fault;
 	uint64_t misfit_at;	/* instructions executed when a group last did not fit ... */
 	unsigned misfits;	/* ... and how often that was soon after the one before */
@@ -82,6 +88,16 @@ struct tr_page {
 	uint64_t lines;		/* which of @bytes count */
 	uint8_t bytes[GW_PAGE_SIZE];
 };
+
+/* The block that instruction @k belongs to; the last one if that is behind the end. */
+static inline const struct tr_part *tr_part_of(const struct tr_unit *t, unsigned k)
+{
+	const struct tr_part *p = t->part + t->n_parts - 1;
+
+	while (k < p->first)
+		p--;
+	return p;
+}
 
 struct tr_jump { uint64_t rip, host; };
 

@@ -117,7 +117,7 @@ static void target_name(char *text, size_t size, const struct translator *k, con
 			snprintf(text, size, "  ; routine %s", routines[i].name);
 			return;
 		}
-	for (unsigned i = 0; i < 2; i++) {
+	for (unsigned i = 0; i < t->n_links; i++) {
 		const struct tr_unit *u = t->link[i].to;
 
 		if (u && (to == u->mapped || to == u->body))
@@ -151,15 +151,16 @@ static void host_code(const struct out *o, const struct translator *k, const str
 
 static void guest_insn(const struct out *o, const struct tr_unit *t, unsigned n)
 {
-	const struct cpu_op *op = &t->b->op[n];
+	const struct tr_part *p = tr_part_of(t, n);
+	const struct cpu_op *op = &p->b->op[n - p->first];
 	struct insn in;
 	char text[128];
 
-	if (insn_decode(t->b->bytes + op->off, t->b->n_bytes - op->off < INSN_MAX_LEN ? t->b->n_bytes - op->off : INSN_MAX_LEN, INSN_MODE_64,
+	if (insn_decode(p->b->bytes + op->off, p->b->n_bytes - op->off < INSN_MAX_LEN ? p->b->n_bytes - op->off : INSN_MAX_LEN, INSN_MODE_64,
 			false, NULL, &in) != INSN_OK)
 		return;
-	insn_format(&in, t->rip + op->off, text, sizeof(text));
-	say(o, "%016llx  %s%s", (unsigned long long)t->rip + op->off, text, t->by_handler >> n & 1 ? "  (by its handler)" : "");
+	insn_format(&in, p->rip + op->off, text, sizeof(text));
+	say(o, "%016llx  %s%s", (unsigned long long)p->rip + op->off, text, t->by_handler >> n & 1 ? "  (by its handler)" : "");
 }
 
 static void unit(const struct out *o, const struct translator *k, const struct tr_unit *t)
@@ -167,17 +168,25 @@ static void unit(const struct out *o, const struct translator *k, const struct t
 	static const char *const modes[] = { "kernel", "kernel with AC", "user" };
 
 	say(o, "block: unit %u of %llx, %s, %u instructions, %u bytes at %06x%s", t->index, (unsigned long long)t->rip,
-	    t->mode < N_OF(modes) ? modes[t->mode] : "?", t->b->n, t->end - t->mapped, t->mapped, t->dead ? ", dead" : "");
+	    t->mode < N_OF(modes) ? modes[t->mode] : "?", t->n, t->end - t->mapped, t->mapped, t->dead ? ", dead" : "");
 	say(o, "mapped: has anything moved since this was looked at?");
 	host_code(o, k, t, t->mapped, t->body);
 	say(o, "body: count; leave when the budget is used up");
 	host_code(o, k, t, t->body, t->mapped + t->at[0]);
-	for (unsigned n = 0; n < t->b->n; n++) {
+	for (unsigned n = 0; n < t->n; n++) {
 		guest_insn(o, t, n);
 		host_code(o, k, t, t->mapped + t->at[n], t->mapped + t->at[n + 1]);
 	}
 	say(o, "out of line: where probes missed and host faults go, then the unlinked ends");
-	host_code(o, k, t, t->mapped + t->at[t->b->n], t->end);
+	host_code(o, k, t, t->mapped + t->at[t->n], t->end);
+}
+
+static bool contains(const struct tr_unit *t, uint64_t la)
+{
+	for (unsigned i = 0; i < t->n_parts; i++)
+		if (la - t->part[i].rip < t->part[i].b->n_bytes)
+			return true;
+	return false;
 }
 
 void tr_report_block(const struct vcpu *c, uint64_t la, void (*line)(void *opaque, const char *text), void *opaque)
@@ -189,7 +198,7 @@ void tr_report_block(const struct vcpu *c, uint64_t la, void (*line)(void *opaqu
 	for (unsigned i = 0; k && i < k->n_units; i++) {
 		const struct tr_unit *t = k->unit[i];
 
-		if (t->dead || la - t->rip >= t->b->n_bytes)
+		if (t->dead || !contains(t, la))
 			continue;
 		unit(&o, k, t);
 		found++;

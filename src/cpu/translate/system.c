@@ -54,7 +54,7 @@ static void sti(struct tr_compiler *x, const struct tr_insn *t)
 	alu_byte_i(e, 7, RM_VCPU(intr_blocked), 0);
 	tr_slow_if(x, CC_NE);
 	e_alu_i(e, false, 1, RM_VCPU(eflags), FLAG_IF);
-	e_mov_i(e, HR_9, x->rip + t->op->off + t->in.len);
+	e_mov_i(e, HR_9, tr_next_rip(t));
 	e_store(e, RM_VCPU(tr_sti_rip), HR_9);
 	e_patch_here(e, is_set);
 }

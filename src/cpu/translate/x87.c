@@ -36,7 +36,7 @@ static void note_pointers(struct tr_compiler *x, const struct tr_insn *t)
 	struct tr_emit *e = &x->e;
 
 	e_mov_i(e, HR_9, (uint64_t)(uintptr_t)x->c->host);
-	e_mov_i(e, HR_10, x->rip + t->op->off);
+	e_mov_i(e, HR_10, t->rip);
 	e_store(e, rm_mem(HR_9, offsetof(struct cpu_host, fip)), HR_10);
 	e_put(e, &(struct tr_enc){ .p66 = true, .opcode = 0xc7, .rm = rm_mem(HR_9, offsetof(struct cpu_host, fop)), .n_imm = 2,
 				   .imm = { (uint8_t)fop, (uint8_t)(fop >> 8) } });
