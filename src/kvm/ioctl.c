@@ -83,12 +83,16 @@ static long system_ioctl(struct kvm_file *f, uint32_t nr, unsigned long arg)
 static long vm_ioctl(struct kvm_file *f, uint32_t nr, unsigned long arg)
 {
 	const struct kvm_row *row;
-	long err = vm_alive(f->vm);
+	long ret = vm_alive(f->vm);
 
-	if (err)
-		return err;
+	if (ret)
+		return ret;
 	row = find(kvm_vm_rows, kvm_n_vm_rows, nr);
-	return row ? call(row, &(struct kvm_call){ .vm = f->vm, .arg = arg }) : -ENOTTY;
+	if (!row)
+		return -ENOTTY;
+	ret = call(row, &(struct kvm_call){ .vm = f->vm, .arg = arg });
+	vm_stats_refresh(f->vm, NULL);
+	return ret;
 }
 
 /* A guest_memfd has none. */

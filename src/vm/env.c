@@ -218,6 +218,8 @@ static int intr_ack(struct vcpu *c)
 	}
 	vm_pv_eoi_arm(v);
 	v->stats.irq_injections++;
+	if (vm_stats_due(v))
+		vm_stats_refresh(v->vm, v);
 	gw_trace(inject, (int)v->index, c->stats.insns, (unsigned)vector, v->lapic ? "lapic" : "client");
 	return vector;
 }
@@ -227,6 +229,8 @@ static enum cpu_exit latched(struct vcpu *c)
 	struct vm_vcpu *v = vm_vcpu_of(c);
 
 	vm_vcpu_collect_events(v);
+	if (vm_stats_due(v))
+		vm_stats_refresh(v->vm, v);
 	if (v->lapic && !c->ev.in_smm && dev_lapic_pending(v->lapic) & (DEV_PEND_INIT | DEV_PEND_SIPI))
 		return CPU_EXIT_INIT;
 	return CPU_RUNNING;

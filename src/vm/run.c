@@ -462,6 +462,8 @@ static void handle_requests(struct vm_vcpu *v)
 
 	if (vm_steal_due(v, VM_STEAL_RUNNING_US))
 		vm_steal_update(v);
+	if (vm_stats_due(v))
+		vm_stats_refresh(v->vm, v);
 	if (likely(!atomic_load_explicit(&v->requests, memory_order_relaxed)))
 		return;
 	r = atomic_exchange(&v->requests, 0);

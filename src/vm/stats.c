@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#include <x86intrin.h>
 
 #include "vm/vm.h"
 
@@ -17,16 +18,39 @@
 #define ID_SIZE		48u
 #define DESC_SIZE	(sizeof(struct kvm_stats_desc) + NAME_SIZE)
 
-struct value { const char *name; uint64_t value; uint32_t type; };
+struct value { const char *name; uint64_t value; uint32_t flags; int16_t exponent; };
+
+/* What a number means: kind, unit and base of its descriptor, and the exponent. */
+#define COUNT		KVM_STATS_TYPE_CUMULATIVE | KVM_STATS_UNIT_NONE | KVM_STATS_BASE_POW10, 0
+#define NOW		KVM_STATS_TYPE_INSTANT | KVM_STATS_UNIT_NONE | KVM_STATS_BASE_POW10, 0
+#define BYTES		KVM_STATS_TYPE_CUMULATIVE | KVM_STATS_UNIT_BYTES | KVM_STATS_BASE_POW10, 0
+#define NANOSECONDS	KVM_STATS_TYPE_CUMULATIVE | KVM_STATS_UNIT_SECONDS | KVM_STATS_BASE_POW10, -9
+#define YES_OR_NO	KVM_STATS_TYPE_INSTANT | KVM_STATS_UNIT_BOOLEAN | KVM_STATS_BASE_POW10, 0
 
 static unsigned vcpu_values(const struct vm_vcpu *v, struct value *out)
 {
 	unsigned n = 0;
 
 /* Some are counted by other threads. */
-#define X(text, field) out[n++] = (struct value){ #text, __atomic_load_n(&v->field, __ATOMIC_RELAXED), KVM_STATS_TYPE_CUMULATIVE };
+#define X(text, field, meaning) out[n++] = (struct value){ #text, __atomic_load_n(&v->field, __ATOMIC_RELAXED), meaning };
 #include "vm/stats.def"
 #undef X
+	out[n++] = (struct value){ "blocking", atomic_load(&v->is_blocked), YES_OR_NO };
+	return n;
+}
+
+static unsigned heki_values(struct vm *vm, struct value *out)
+{
+	struct heki_counters c;
+	unsigned n = 0;
+
+	heki_counters(vm->heki, &c);
+	out[n++] = (struct value){ "heki_denials", c.denied_read + c.denied_write + c.denied_fetch + c.denied_walk + c.denied_pv + c.denied_cr + c.denied_reg, COUNT };
+	out[n++] = (struct value){ "heki_pokes", c.pokes, COUNT };
+	out[n++] = (struct value){ "heki_pages_sealed", c.sealed, COUNT };
+	out[n++] = (struct value){ "heki_pages_released", c.released, COUNT };
+	out[n++] = (struct value){ "heki_hypercalls", c.hypercalls, COUNT };
+	out[n++] = (struct value){ "heki_refused", c.refused, COUNT };
 	return n;
 }
 
@@ -35,14 +59,14 @@ static unsigned vm_values(struct vm *vm, struct value *out)
 	const struct mem_map *map;
 	unsigned n = 0;
 
-	pthread_mutex_lock(&vm->lock);
+	acc_host_begin(vm->acc);
 	map = acc_vm_map(vm->acc);
-	out[n++] = (struct value){ "memory_slots", map ? map->n : 0, KVM_STATS_TYPE_INSTANT };
-	pthread_mutex_unlock(&vm->lock);
-	out[n++] = (struct value){ "vcpus", atomic_load(&vm->n_vcpus), KVM_STATS_TYPE_INSTANT };
-	out[n++] = (struct value){ "ioeventfds", atomic_load(&vm->n_ioeventfds), KVM_STATS_TYPE_INSTANT };
-	out[n++] = (struct value){ "coalesced_zones", atomic_load(&vm->n_zones), KVM_STATS_TYPE_INSTANT };
-	return n;
+	out[n++] = (struct value){ "memory_slots", map ? map->n : 0, NOW };
+	acc_host_end(vm->acc);
+	out[n++] = (struct value){ "vcpus", atomic_load(&vm->n_vcpus), NOW };
+	out[n++] = (struct value){ "ioeventfds", atomic_load(&vm->n_ioeventfds), NOW };
+	out[n++] = (struct value){ "coalesced_zones", atomic_load(&vm->n_zones), NOW };
+	return n + heki_values(vm, out + n);
 }
 
 static unsigned values_of(struct vm *vm, struct vm_vcpu *v, struct value *out)
@@ -70,7 +94,7 @@ static uint8_t *image_of(struct vm *vm, struct vm_vcpu *v, size_t *size, size_t 
 	else
 		snprintf((char *)p + h.id_offset, ID_SIZE, "kvm-%d", (int)getpid());
 	for (unsigned i = 0; i < n; i++) {
-		struct kvm_stats_desc d = { .flags = values[i].type | KVM_STATS_UNIT_NONE | KVM_STATS_BASE_POW10, .size = 1, .offset = i * 8 };
+		struct kvm_stats_desc d = { .flags = values[i].flags, .exponent = values[i].exponent, .size = 1, .offset = i * 8 };
 		uint8_t *at = p + h.desc_offset + i * DESC_SIZE;
 
 		memcpy(at, &d, sizeof(d));
@@ -139,9 +163,8 @@ int vm_stats_open(struct vm *vm, struct vm_vcpu *v)
 	return fd < 0 ? -errno : fd;
 }
 
-void vm_stats_refresh(struct vm *vm, struct vm_vcpu *v)
+static void write_values(struct vm *vm, struct vm_vcpu *v, struct vm_stats_file *f)
 {
-	struct vm_stats_file *f = atomic_load(v ? &v->stats_file : &vm->stats_file);
 	struct value values[64];
 	unsigned n;
 
@@ -149,7 +172,27 @@ void vm_stats_refresh(struct vm *vm, struct vm_vcpu *v)
 		return;
 	n = values_of(vm, v, values);
 	for (unsigned i = 0; i < n; i++)
-		memcpy(f->map + f->data_offset + i * 8, &values[i].value, 8);
+		__atomic_store_n((uint64_t *)(void *)(f->map + f->data_offset + i * 8), values[i].value, __ATOMIC_RELAXED);
+}
+
+void vm_stats_refresh(struct vm *vm, struct vm_vcpu *v)
+{
+	/* What its guest is denied is the VM's. */
+	write_values(vm, NULL, atomic_load_explicit(&vm->stats_file, memory_order_acquire));
+	if (v) {
+		write_values(vm, v, atomic_load_explicit(&v->stats_file, memory_order_acquire));
+		v->stats_at = __rdtsc();
+	}
+}
+
+static bool has_file(struct vm_stats_file *const _Atomic *f)
+{
+	return unlikely(atomic_load_explicit(f, memory_order_relaxed) != NULL);
+}
+
+bool vm_stats_due(const struct vm_vcpu *v)
+{
+	return (has_file(&v->stats_file) || has_file(&v->vm->stats_file)) && __rdtsc() - v->stats_at > vm_host_tsc_khz();
 }
 
 void vm_stats_free(struct vm_stats_file *f)

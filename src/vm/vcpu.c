@@ -18,6 +18,7 @@
 #include <sys/mman.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
+#include <x86intrin.h>
 
 #include "base/log.h"
 #include "base/trace.h"
@@ -287,7 +288,7 @@ bool vm_vcpu_has_events(struct vm_vcpu *v)
 int vm_vcpu_block(struct vm_vcpu *v)
 {
 	struct pollfd p[2];
-	uint64_t count;
+	uint64_t count, began;
 	int err = make_wake_fds(v);
 
 	if (err) {
@@ -295,6 +296,7 @@ int vm_vcpu_block(struct vm_vcpu *v)
 		return err;
 	}
 	v->stats.blocks++;
+	began = __rdtsc();
 	p[0] = (struct pollfd){ .fd = v->wake_fd, .events = POLLIN };
 	p[1] = (struct pollfd){ .fd = v->signal_fd, .events = POLLIN };
 	err = 0;
@@ -307,6 +309,7 @@ int vm_vcpu_block(struct vm_vcpu *v)
 			err = -EINTR;
 			break;
 		}
+		vm_stats_refresh(v->vm, v);
 		if (poll(p, 2, -1) < 0 && errno != EINTR) {
 			err = -errno;
 			break;
@@ -319,6 +322,8 @@ int vm_vcpu_block(struct vm_vcpu *v)
 			gw_log(GW_LOG_WARN, "vCPU %u: %s", v->id, strerror(errno));
 	}
 	atomic_store(&v->is_blocked, false);
+	v->stats.halt_wait_ns += (__rdtsc() - began) * 1000 / vm_host_tsc_khz() * 1000;
+	vm_stats_refresh(v->vm, v);
 	v->looked_at = 0;
 	return err;
 }

@@ -68,7 +68,7 @@ enum vm_pending {
 /* Counters of one vCPU that the cpu folder does not keep; names in stats.def. */
 struct vm_stats {
 	uint64_t exits, io_exits, mmio_exits, halt_exits, irq_window_exits, signal_exits, irq_injections, nmi_injections, pv_eois, pv_flushes,
-		 hypercalls, host_kicks, device_accesses, blocks, block_ns, debug_exits, msr_exits;
+		 hypercalls, host_kicks, device_accesses, blocks, halt_wait_ns, debug_exits, msr_exits;
 };
 
 /* The file behind a statistics descriptor: made at the first request, mapped so that values can follow. */
@@ -173,6 +173,7 @@ struct vm_vcpu {
 
 	struct vm_stats stats;
 	struct vm_stats_file *_Atomic stats_file;
+	uint64_t stats_at;		/* host TSC when it was last written */
 };
 
 struct vm_zone { uint64_t addr; uint32_t size; bool pio; };
@@ -573,6 +574,7 @@ int vm_set_mce(struct vm_vcpu *v, const struct kvm_x86_mce *mce);
  * vm_stats_refresh(). Descriptor or -errno. */
 int vm_stats_open(struct vm *vm, struct vm_vcpu *v);
 void vm_stats_refresh(struct vm *vm, struct vm_vcpu *v);
+bool vm_stats_due(const struct vm_vcpu *v);	/* it is open, and a millisecond old */
 void vm_stats_free(struct vm_stats_file *f);
 /* Text of GW_DUMP; caller frees. */
 int vm_dump(struct vm_vcpu *v, uint32_t flags, uint64_t gva, char **text);
