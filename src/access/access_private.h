@@ -82,7 +82,8 @@ struct acc_cold {
 
 /* What others want forgotten, under vm->lock; applied by the vCPU itself before it uses its TLB again. */
 struct acc_pending {
-	bool any, all, all_w;
+	_Atomic bool any;		/* changed under vm->lock; its vCPU looks without */
+	bool all, all_w;
 	uint8_t n_range, n_code;
 	struct { uint64_t first, last; uint8_t rights; } range[PENDING_MAX];
 	uintptr_t code[PENDING_MAX];	/* host pages that get code: W in the first level */
@@ -114,8 +115,8 @@ struct acc_cpu_private {
 	struct acc_cpu_private *next;	/* under vm->lock */
 	uint64_t writer_bit;		/* in mem_code.writers */
 
+	_Atomic bool running;		/* may be using its TLB: must be waited for. Its own thread's to change: forget.c */
 	/* Under vm->lock. */
-	bool running;			/* may be using its TLB: must be waited for */
 	uint64_t answered;		/* wishes up to this ticket are fulfilled */
 	struct acc_pending pending;
 
@@ -149,11 +150,11 @@ struct acc_vm {
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed;		/* a vCPU stopped running or answered, a wish was posted, the exclusive section ended */
-	/* Under lock. */
-	unsigned n_waiting;
+	/* Changed under lock. */
+	_Atomic unsigned n_waiting;	/* who looks, or is about to look, whether others still run */
 	struct acc_cpu_private *cpus;
 	uint64_t ticket;
-	struct acc_cpu *exclusive;	/* the one that may run alone */
+	struct acc_cpu *_Atomic exclusive;	/* the one that may run alone */
 	_Atomic(struct mem_map *) map[ACC_N_SPACES];	/* changed under lock */
 	_Atomic unsigned n_cpus_ever;
 

@@ -2,13 +2,18 @@
 /*
  * Forgetting before the call returns, and everybody standing still.
  *
- * A vCPU is in one of these states, all changes under vm->lock:
+ * A vCPU is in one of these states:
  *   outside   between acc_leave() and acc_enter(): uses no TLB, is not waited for
  *   running   may use its TLB and host pointers got through it: must be waited for
  *   parked    inside, but standing in this file waiting for others: uses nothing, is not waited for
  * Every way from outside or parked to running goes through resume(): it waits while somebody else holds the exclusive section,
  * and fulfils all wishes posted meanwhile. So a wish is fulfilled for a vCPU as soon as it is posted and the vCPU is not
  * running, and a narrower, being parked while it waits, answers others who narrow at the same time: nobody waits in a circle.
+ *
+ * Changes are under vm->lock, but for the vCPU that goes in and out while nobody wants anything: it says what it is now and then
+ * looks whether somebody waits or has posted a wish, and they post and say that they wait and then look what it is (all of these
+ * sequentially consistent): one of the two sees the other, and a vCPU that sees something goes the long way. That is two exchanges
+ * instead of four on a lock that all vCPUs share.
  *
  * Bounded: a running vCPU reaches a safe point after at most one block (or one page of a string instruction).
  * Nothing that can block is taken under vm->lock but what docs/locking.md lists below it.
@@ -39,22 +44,20 @@ static const struct acc_guards no_guards;
 
 static void tell(struct acc_vm *vm)
 {
-	if (vm->n_waiting)
+	if (atomic_load(&vm->n_waiting))
 		pthread_cond_broadcast(&vm->changed);
 }
 
-static void wait_changed(struct acc_vm *vm)
-{
-	vm->n_waiting++;
-	pthread_cond_wait(&vm->changed, &vm->lock);
-	vm->n_waiting--;
-}
+/* Around the looking, too: a vCPU that stops running between the look and the sleep must find us. */
+static void wait_begins(struct acc_vm *vm) { atomic_fetch_add(&vm->n_waiting, 1); }
+static void wait_changed(struct acc_vm *vm) { pthread_cond_wait(&vm->changed, &vm->lock); }
+static void wait_ends(struct acc_vm *vm) { atomic_fetch_sub(&vm->n_waiting, 1); }
 
 static void apply(struct acc_cpu *cpu)
 {
 	struct acc_pending *w = &cpu->priv->pending;
 
-	if (!w->any)
+	if (!atomic_load(&w->any))
 		return;
 	if (w->all) {
 		acc_flush_all(cpu);
@@ -66,13 +69,14 @@ static void apply(struct acc_cpu *cpu)
 		if (w->all_w)
 			acc_tlb_drop_writable(cpu, 0);
 	}
-	w->any = w->all = w->all_w = false;
+	w->all = w->all_w = false;
+	atomic_store(&w->any, false);
 	w->n_range = w->n_code = 0;
 }
 
 static void park(struct acc_cpu *cpu)
 {
-	cpu->priv->running = false;
+	atomic_store(&cpu->priv->running, false);
 	tell(cpu->vm);
 }
 
@@ -80,15 +84,36 @@ static void resume(struct acc_cpu *cpu)
 {
 	struct acc_vm *vm = cpu->vm;
 
-	while (vm->exclusive && vm->exclusive != cpu)
-		wait_changed(vm);
+	if (unlikely(atomic_load(&vm->exclusive) && atomic_load(&vm->exclusive) != cpu)) {
+		wait_begins(vm);
+		while (atomic_load(&vm->exclusive) && atomic_load(&vm->exclusive) != cpu)
+			wait_changed(vm);
+		wait_ends(vm);
+	}
 	/* Bits first: whoever sets one from here on has also posted a wish we have not yet seen. */
 	atomic_fetch_and(&cpu->attention, ~(ACC_ATT_FORGET | ACC_ATT_STOP));
 	apply(cpu);
 	cpu->map = atomic_load_explicit(&vm->map[cpu->space], memory_order_acquire);
 	cpu->priv->answered = vm->ticket;
-	cpu->priv->running = true;
+	atomic_store(&cpu->priv->running, true);
 	mem_seal_open();
+}
+
+/* Nobody wants anything: not under vm->lock. False: the long way. */
+static bool resume_at_once(struct acc_cpu *cpu)
+{
+	struct acc_cpu_private *p = cpu->priv;
+	struct acc_vm *vm = cpu->vm;
+
+	atomic_store(&p->running, true);
+	/* The map after the wishes: who changes it posts one and waits for whoever runs. */
+	if (likely(!atomic_load(&p->pending.any) && !atomic_load(&vm->exclusive) &&
+		   !(atomic_load(&cpu->attention) & (ACC_ATT_FORGET | ACC_ATT_STOP)))) {
+		cpu->map = atomic_load_explicit(&vm->map[cpu->space], memory_order_acquire);
+		mem_seal_open();
+		return true;
+	}
+	return false;
 }
 
 static void post_range(struct acc_pending *w, uint64_t first, uint64_t last, unsigned rights)
@@ -128,7 +153,7 @@ struct wish {
 
 static void post(struct acc_cpu_private *p, const struct wish *wish)
 {
-	p->pending.any = true;
+	atomic_store(&p->pending.any, true);
 	if (wish->all)
 		p->pending.all = true;
 	else if (wish->code)
@@ -140,7 +165,7 @@ static void post(struct acc_cpu_private *p, const struct wish *wish)
 static bool anyone_runs(const struct acc_vm *vm, const struct acc_cpu *but, uint64_t unanswered, uint64_t writers)
 {
 	for (const struct acc_cpu_private *p = vm->cpus; p; p = p->next)
-		if (p->cpu != but && p->running && p->answered < unanswered && (p->writer_bit & writers))
+		if (p->cpu != but && atomic_load(&p->running) && p->answered < unanswered && (p->writer_bit & writers))
 			return true;
 	return false;
 }
@@ -149,19 +174,21 @@ static bool anyone_runs(const struct acc_vm *vm, const struct acc_cpu *but, uint
 static void forget_locked(struct acc_vm *vm, struct acc_cpu *self, const struct wish *wish)
 {
 	uint64_t ticket = ++vm->ticket;
-	bool was_running = self && self->priv->running;
+	bool was_running = self && atomic_load(&self->priv->running);
 
 	for (struct acc_cpu_private *p = vm->cpus; p; p = p->next) {
 		if (!(p->writer_bit & wish->writers))
 			continue;
 		post(p, wish);
-		if (p->running && p->cpu != self)
+		if (atomic_load(&p->running) && p->cpu != self)
 			acc_attend(p->cpu, ACC_ATT_FORGET);
 	}
 	if (was_running)
 		park(self);
+	wait_begins(vm);
 	while (MUST_WAIT && anyone_runs(vm, self, ticket, wish->writers))
 		wait_changed(vm);
+	wait_ends(vm);
 	if (was_running)
 		resume(self);
 }
@@ -176,19 +203,27 @@ void acc_attend(struct acc_cpu *cpu, uint32_t bits)
 void acc_enter(struct acc_cpu *cpu)
 {
 	assert(!inside && !host_depth);
-	pthread_mutex_lock(&cpu->vm->lock);
-	resume(cpu);
+	if (!resume_at_once(cpu)) {
+		pthread_mutex_lock(&cpu->vm->lock);
+		park(cpu);
+		resume(cpu);
+		pthread_mutex_unlock(&cpu->vm->lock);
+	}
 	cpu->in_guest = true;
-	pthread_mutex_unlock(&cpu->vm->lock);
 	inside = cpu;
 }
 
 void acc_leave(struct acc_cpu *cpu)
 {
-	pthread_mutex_lock(&cpu->vm->lock);
+	struct acc_vm *vm = cpu->vm;
+
 	cpu->in_guest = false;
-	park(cpu);
-	pthread_mutex_unlock(&cpu->vm->lock);
+	atomic_store(&cpu->priv->running, false);
+	if (unlikely(atomic_load(&vm->n_waiting))) {
+		pthread_mutex_lock(&vm->lock);
+		tell(vm);
+		pthread_mutex_unlock(&vm->lock);
+	}
 	inside = NULL;
 	mem_seal_close();
 }
@@ -202,7 +237,7 @@ void acc_safe_point(struct acc_cpu *cpu)
 		park(cpu);
 		resume(cpu);
 	}
-	others_wait = cpu->vm->n_waiting != 0;
+	others_wait = atomic_load(&cpu->vm->n_waiting) != 0;
 	pthread_mutex_unlock(&cpu->vm->lock);
 	/* Where vCPUs outnumber processors, one that is waited for may not have any: ours, rather than after the rest of our slice. */
 	if (others_wait)
@@ -215,14 +250,16 @@ void acc_exclusive_begin(struct acc_cpu *self)
 
 	pthread_mutex_lock(&vm->lock);
 	park(self);
-	while (vm->exclusive)
+	wait_begins(vm);
+	while (atomic_load(&vm->exclusive))
 		wait_changed(vm);
-	vm->exclusive = self;
+	atomic_store(&vm->exclusive, self);
 	for (struct acc_cpu_private *p = vm->cpus; p; p = p->next)
-		if (p->running)
+		if (atomic_load(&p->running))
 			acc_attend(p->cpu, ACC_ATT_STOP);
 	while (anyone_runs(vm, self, ~0ull, ~0ull))
 		wait_changed(vm);
+	wait_ends(vm);
 	if (self->in_guest)
 		resume(self);
 	pthread_mutex_unlock(&vm->lock);
@@ -233,8 +270,8 @@ void acc_exclusive_end(struct acc_cpu *self)
 	struct acc_vm *vm = self->vm;
 
 	pthread_mutex_lock(&vm->lock);
-	assert(vm->exclusive == self);
-	vm->exclusive = NULL;
+	assert(atomic_load(&vm->exclusive) == self);
+	atomic_store(&vm->exclusive, NULL);
 	tell(vm);
 	pthread_mutex_unlock(&vm->lock);
 }
