@@ -96,6 +96,8 @@ void heki_firmware_begin(struct heki *h, const struct acc_cpu *cpu)
 	h->host->regs(h->vm, cpu, &regs);
 	atomic_store(&h->vcpu[regs.vcpu].in_firmware, true);
 	atomic_store(&f->is_on, true);
+	if (h->host->shield && atomic_load(&h->shield))
+		h->host->shield(h->vm, GFN(SHADOW), SHADOW_FRAMES, false);
 }
 
 /* A processor that firmware starts is firmware's; where it starts its own anew, the guest may have made it do so. */
@@ -118,6 +120,8 @@ void heki_firmware_end(struct heki *h)
 	for (unsigned i = 0; i < HEKI_MAX_VCPUS; i++)
 		atomic_store(&h->vcpu[i].in_firmware, false);
 	h->host->forget(h->vm, GFN(0), 0, ACC_W | ACC_X);
+	if (atomic_load(&f->exists))
+		heki_shield(h, SHADOW, SHADOW_FRAMES);
 }
 
 static bool is_in_phase(const struct heki *h, unsigned vcpu)
@@ -192,7 +196,7 @@ static bool launch(struct heki *h, const struct acc_cpu *cpu, const struct heki_
 	unsigned at;
 
 	if (regs->cr0 & CR0_PE || regs->rip != (regs->in_smm ? SMM_ENTRY : 0) ||
-	    !h->host->read(h->vm, GPA(regs->cs_base + regs->rip), b, sizeof(b)))
+	    (!regs->in_smm && atomic_load(&h->firmware.owner) == regs->vcpu + 1) || !h->host->read(h->vm, GPA(regs->cs_base + regs->rip), b, sizeof(b)))
 		return false;
 	at = b[0] == 0x8c && b[1] == 0xc8 ? 2 : 0;
 	if (b[at] != 0xea)

@@ -76,11 +76,13 @@ void heki_activate(struct heki *h)
 }
 
 /* Runs of frames whose W is gone, or back, in the client's own mapping too. Where the store says nothing the default holds. */
-static void shield(struct heki *h, uint64_t first, uint64_t n)
+void heki_shield(struct heki *h, uint64_t first, uint64_t n)
 {
 	uint64_t end = first + n, at = first;
 	struct heki_run r;
 
+	if (!h->host->shield || !atomic_load(&h->shield))
+		return;
 	while (at < end && heki_next(h, GFN(at), &r) && r.first.v < end) {
 		uint64_t run_end = r.first.v + r.n < end ? r.first.v + r.n : end;
 
@@ -97,8 +99,8 @@ void heki_settle(struct heki *h, struct store_node *replaced, uint64_t first, ui
 {
 	h->host->forget(h->vm, GFN(first), n, ACC_RW | ACC_X);
 	store_reclaim(replaced);
-	if (n && h->host->shield && atomic_load(&h->shield))
-		shield(h, first, n);
+	if (n)
+		heki_shield(h, first, n);
 }
 
 void heki_shield_all(struct heki *h)

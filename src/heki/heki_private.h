@@ -123,6 +123,8 @@ uint8_t heki_change_fn(uint8_t old, void *change);
 /* After a commit, with the lock held: what the judge must look at from now on. */
 void heki_activate(struct heki *h);
 /* Without the lock: nobody uses what the transaction took away; frees its old nodes. */
+/* Nothing where the policy has no shield. */
+void heki_shield(struct heki *h, uint64_t first, uint64_t n);
 void heki_shield_all(struct heki *h);
 void heki_settle(struct heki *h, struct store_node *replaced, uint64_t first, uint64_t n);
 

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -64,12 +65,14 @@ static void write_firmware(uint8_t *f, const uint8_t *code, size_t n, uint32_t w
 /* mov %ah,%al; out; rsm */
 static const uint8_t smm_handler[] = { 0x88, 0xe0, 0xe6, 0x23, 0x0f, 0xaa };
 
-static void machine_open(struct machine *m, const uint8_t *code, size_t n, uint32_t wake, bool has_rom)
+static void machine_open_under(struct machine *m, uint64_t flags, const uint8_t *code, size_t n, uint32_t wake, bool has_rom)
 {
 	static const uint8_t reset[] = { 0xea, 0x00, 0x00, 0x00, 0xf0 };		/* ljmp $0xf000,$0 */
 	static const uint8_t trampoline[] = { 0xb0, 0x77, 0xe6, 0x21, 0xf4 };		/* mov $0x77,%al; out; hlt */
 
-	kernel_open(&m->g, NULL);
+	struct gw_heki_policy p = { .flags = flags };
+
+	kernel_open(&m->g, &p);
 	m->shadow = memory(SHADOW_SIZE);
 	m->rom = memory(ROM_SIZE);
 	add_slot(&m->g, 2, 0, SHADOW, m->shadow, SHADOW_SIZE);
@@ -82,6 +85,11 @@ static void machine_open(struct machine *m, const uint8_t *code, size_t n, uint3
 	memcpy(m->g.rig.ram + ATTACKER, trampoline, sizeof(trampoline));
 	kernel_map_late(&m->g, 0, TRAMPOLINE | 1);
 	kernel_lock(&m->g);
+}
+
+static void machine_open(struct machine *m, const uint8_t *code, size_t n, uint32_t wake, bool has_rom)
+{
+	machine_open_under(m, 0, code, n, wake, has_rom);
 }
 
 static void machine_close(struct machine *m)
@@ -168,16 +176,42 @@ static void wakes(void **state)
 	machine_close(&m);
 }
 
+/* Not even a jump back into firmware, which a processor may begin with that firmware has started. */
 static void wakes_into_data(void **state)
 {
+	static const uint8_t back[] = { 0xea, 0x00, 0x00, 0x00, 0xf0 };
 	struct machine m;
 
-	machine_open(&m, NULL, 0, ATTACKER, true);
-	reset(&m.g);
-	expect_port(&m.g, 0x20, 0x5a);
-	expect_shutdown(&m.g);
-	assert_int_equal(guest_counters(&m.g).denied_fetch, 1);
-	assert_int_equal(guest_counters(&m.g).sealed, 0);
+	for (unsigned row = 0; row < 2; row++) {
+		machine_open(&m, NULL, 0, ATTACKER, true);
+		if (row)
+			memcpy(m.g.rig.ram + ATTACKER, back, sizeof(back));
+		reset(&m.g);
+		expect_port(&m.g, 0x20, 0x5a);
+		expect_shutdown(&m.g);
+		assert_int_equal(guest_counters(&m.g).denied_fetch, 1);
+		assert_int_equal(guest_counters(&m.g).sealed, 0);
+		machine_close(&m);
+	}
+}
+
+/* Its data are not the copy's: a variable in a page of code. */
+static void variables_are_memory(void **state)
+{
+	/* mov %cs:0x200,%al; out; incb %cs:0x200; mov %cs:0x200,%al; out */
+	static const uint8_t code[] = { 0x2e, 0xa0, 0x00, 0x02, 0xe6, 0x22, 0x2e, 0xfe, 0x06, 0x00, 0x02, 0x2e, 0xa0, 0x00, 0x02, 0xe6, 0x22 };
+	struct machine m;
+
+	machine_open(&m, code, sizeof(code), TRAMPOLINE, true);
+	for (uint8_t i = 0; i < 2; i++) {
+		m.shadow[F_SEGMENT - SHADOW + 0x200] = (uint8_t)(0x40 + i);
+		reset(&m.g);
+		expect_port(&m.g, 0x20, 0x5a);
+		expect_port(&m.g, 0x22, (uint8_t)(0x40 + i));
+		expect_port(&m.g, 0x22, (uint8_t)(0x41 + i));
+		expect_port(&m.g, 0x21, 0x77);
+		assert_int_equal(m.shadow[F_SEGMENT - SHADOW + 0x200], 0x41 + i);
+	}
 	machine_close(&m);
 }
 
@@ -261,16 +295,18 @@ static void guest_stands_there_already(void **state)
 	machine_close(&m);
 }
 
-/* From the waking vector on it is the guest: back to firmware, or a write to its memory. */
+/* From the waking vector on it is the guest: back to firmware, or a write to its memory; also where firmware has read the page before. */
 static void after_waking(void **state)
 {
 	static const uint8_t back[] = { 0xb0, 0x77, 0xe6, 0x21, 0xea, 0x00, 0x00, 0x00, 0xf0 };
 	/* mov $0xe000,%ax; mov %ax,%ds; movb $0x99,0x10 */
 	static const uint8_t store[] = { 0xb0, 0x77, 0xe6, 0x21, 0xb8, 0x00, 0xe0, 0x8e, 0xd8, 0xc6, 0x06, 0x10, 0x00, 0x99 };
+	/* mov $TRAMPOLINE >> 4,%ax; mov %ax,%ds; mov 0,%al */
+	static const uint8_t look[] = { 0xb8, 0x00, 0x3b, 0x8e, 0xd8, 0xa0, 0x00, 0x00 };
 	struct machine m;
 
 	for (unsigned row = 0; row < 2; row++) {
-		machine_open(&m, NULL, 0, TRAMPOLINE, true);
+		machine_open(&m, look, sizeof(look), TRAMPOLINE, true);
 		memcpy(m.g.rig.ram + TRAMPOLINE, row ? store : back, row ? sizeof(store) : sizeof(back));
 		wake(&m);
 		expect_shutdown(&m.g);
@@ -388,6 +424,35 @@ static void system_management_of_the_locked(void **state)
 	munmap(smram, 0x10000);
 }
 
+static bool client_can_write(uint8_t *at)
+{
+	int p[2];
+	bool ok;
+
+	assert_int_equal(pipe(p), 0);
+	assert_int_equal(write(p[1], "x", 1), 1);
+	ok = read(p[0], at, 1) == 1;
+	close(p[0]);
+	close(p[1]);
+	return ok;
+}
+
+static void shielded(void **state)
+{
+	struct machine m;
+
+	machine_open_under(&m, GW_HEKI_POLICY_SHIELD, NULL, 0, TRAMPOLINE, true);
+	for (unsigned i = 0; i < 2; i++) {
+		assert_false(client_can_write(m.shadow + E_VARIABLE - SHADOW + 8));
+		wake(&m);
+		assert_int_equal(m.shadow[E_VARIABLE - SHADOW], 0x5a);
+	}
+	assert_false(client_can_write(m.shadow + E_VARIABLE - SHADOW + 8));
+	assert_int_equal(rig_ioctl_n(m.g.rig.vm, GW_HEKI_RESET, 0), 0);
+	assert_true(client_can_write(m.shadow + E_VARIABLE - SHADOW + 8));
+	machine_close(&m);
+}
+
 static void without_rom(void **state)
 {
 	struct machine m;
@@ -419,6 +484,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		{ "a vCPU that the client resets runs firmware up to the waking vector, again and again", wakes, NULL, NULL, NULL },
 		{ "a waking vector in data is not executed", wakes_into_data, NULL, NULL, NULL },
+		{ "firmware's variables are memory, also in pages of its code", variables_are_memory, NULL, NULL, NULL },
 		{ "the locked kernel cannot write the shadow area", kernel_writes_shadow, NULL, NULL, NULL },
 		{ "what is executed is what lay there at the lock, whatever is mapped or written there", other_memory_at_wake, NULL, NULL, NULL },
 		{ "nobody else comes into firmware", other_ways_in, NULL, NULL, NULL },
@@ -428,6 +494,7 @@ int main(void)
 		{ "kernel text is closed to firmware too", text_is_closed_to_firmware, NULL, NULL, NULL },
 		{ "system management mode begins in guest memory with a jump into firmware and nothing else", system_management, NULL, NULL, NULL },
 		{ "under the running kernel its handler goes on in firmware", system_management_of_the_locked, NULL, NULL, NULL },
+		{ "with a shield the client cannot write the shadow area but while firmware runs", shielded, NULL, NULL, NULL },
 		{ "a machine without ROM has no firmware and no shadow area", without_rom, NULL, NULL, NULL },
 		{ "when the owner takes protection back, firmware is code like all", owner_resets_protection, NULL, NULL, NULL },
 	};
