@@ -32,6 +32,7 @@ struct session {
 	bool is_enough;		/* set by a handler: session_serve() returns 0 */
 	int event_fd, epoll_fd, wake[GW_MON_MAX_CHANNEL];
 	unsigned spins_off, spins_failed;	/* looking found nothing: so many sleeps without it */
+	struct gw_mon_answer answer;		/* all zeros between two questions */
 };
 
 static inline struct gw_mon_page *session_page(const struct session *s, unsigned vcpu)
@@ -229,16 +230,16 @@ static inline unsigned session_handle(struct session *s, session_handler *fn, vo
 	for (unsigned i = 0; i < s->n_vcpus; i++) {
 		struct gw_mon_page *p = session_page(s, i);
 		uint64_t seq = __atomic_load_n(&p->event_seq, __ATOMIC_ACQUIRE);
+		bool is_used = false, is_woken;
 
 		if (seq == __atomic_load_n(&p->seen_seq, __ATOMIC_RELAXED))
 			continue;
 		n++;
 		if (p->event.flags & GW_MON_F_SYNC) {
-			struct gw_mon_answer a = { 0 };
-
 			/* It stays as it is until it has been seen. */
-			fn(arg, s, &p->event, &a);
-			session_answer(p, &a, seq, p->event.seq);
+			fn(arg, s, &p->event, &s->answer);
+			session_answer(p, &s->answer, seq, p->event.seq);
+			is_used = true;
 		} else {
 			struct gw_mon_event ev = p->event;
 			struct gw_mon_answer none = { 0 };
@@ -246,7 +247,11 @@ static inline unsigned session_handle(struct session *s, session_handler *fn, vo
 			__atomic_store_n(&p->seen_seq, seq, __ATOMIC_SEQ_CST);
 			fn(arg, s, &ev, &none);
 		}
-		if (__atomic_load_n(&p->waiting, __ATOMIC_SEQ_CST) && write(s->wake[i], &one, sizeof(one)) < 0 && errno != EAGAIN)
+		is_woken = !__atomic_load_n(&p->waiting, __ATOMIC_SEQ_CST) || write(s->wake[i], &one, sizeof(one)) >= 0 || errno == EAGAIN;
+		/* While the vCPU works. */
+		if (is_used)
+			memset(&s->answer, 0, sizeof(s->answer));
+		if (!is_woken)
 			return n;
 	}
 	return n;

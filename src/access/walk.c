@@ -430,7 +430,12 @@ static enum acc_verdict without_paging(const struct mem_map *map, struct acc_req
 	rq->page_shift = GW_PAGE_SHIFT;
 	rq->user_translation = true;
 	rq->private_bit = kind_of(map, rq->gpa);
-	*w = (struct acc_walk){ .allowed = ACC_R | ACC_W | ACC_X, .user = true, .writable = true, .dirty = true };
+	/* Field by field: the leaf, most of it, is nobody's without @hva. */
+	w->allowed = ACC_R | ACC_W | ACC_X;
+	w->user = w->writable = w->dirty = true;
+	w->no_exec = w->global = w->known = false;
+	w->pkey = 0;
+	w->leaf.hva = NULL;
 	return ACC_ALLOW;
 }
 

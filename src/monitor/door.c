@@ -22,12 +22,9 @@ static int callback_open(struct monitor *m, struct gw_monitor_attach *a)
 	return 0;
 }
 
-/* By libc's instructions: what a compiler makes of a structure of zeros takes longer than the rest of this file. */
-__attribute__((noinline)) static void clear(void *p, size_t n) { memset(p, 0, n); }
-
 static int callback_send(struct monitor *m, struct mon_vcpu *v, const struct gw_mon_event *ev)
 {
-	clear(&v->answer, sizeof(v->answer));
+	mon_clear(&v->answer, sizeof(v->answer));
 	v->answer.seq = ev->seq;
 	m->host->foreign(v->cpu, true);
 	mon_in_callback = true;
@@ -126,7 +123,7 @@ static void put_event(struct gw_mon_page *p, const struct gw_mon_event *ev, uint
 {
 	const size_t head = 64 - offsetof(struct gw_mon_page, event);
 
-	memcpy((uint8_t *)&p->event + head, (const uint8_t *)ev + head, sizeof(*ev) - head);
+	mon_copy((uint8_t *)&p->event + head, (const uint8_t *)ev + head, sizeof(*ev) - head);
 	memcpy(&p->event, ev, head);
 	__atomic_store_n(&p->waiting, 0, __ATOMIC_RELAXED);
 	__atomic_store_n(&p->event_seq, seq, __ATOMIC_SEQ_CST);

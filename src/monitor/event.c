@@ -134,7 +134,7 @@ struct gw_mon_event *mon_event(struct monitor *m, struct mon_vcpu *v, unsigned r
 {
 	struct gw_mon_event *ev = &v->ev;
 
-	memset(ev, 0, offsetof(struct gw_mon_event, regs));
+	mon_clear(ev, offsetof(struct gw_mon_event, regs));
 	ev->size = sizeof(*ev);
 	ev->reason = reason;
 	ev->vcpu = v->index;

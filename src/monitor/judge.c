@@ -75,7 +75,7 @@ static enum acc_verdict violated(struct monitor *m, struct mon_vcpu *v, const st
 	if (v->blanket && v->rip == m->host->rip(rq->cpu))
 		return ACC_ALLOW;
 	v->cpu = rq->cpu;
-	v->want = *rq;
+	mon_copy(&v->want, rq, sizeof(*rq));
 	v->want_missing = missing;
 	v->want_type = (uint8_t)type;
 	v->want_change = change;

@@ -179,6 +179,19 @@ struct monitor {
 	struct mon_xen *xen;
 };
 
+/* By libc's instructions: what a compiler makes of a size it knows starts slowly, and all of this is on the way of each question. */
+static inline void mon_copy(void *to, const void *from, size_t n)
+{
+	__asm__("" : "+r"(n));
+	memcpy(to, from, n);
+}
+
+static inline void mon_clear(void *to, size_t n)
+{
+	__asm__("" : "+r"(n));
+	memset(to, 0, n);
+}
+
 static inline void mon_set_state(struct mon_vcpu *v, enum mon_state state)
 {
 	atomic_store_explicit(&v->state, state, memory_order_release);
