@@ -163,7 +163,9 @@ void sys_debug_step_due(struct vcpu *c)
 
 void sys_debug_no_step(struct vcpu *c)
 {
-	c->debug_hits |= HIT_NO_STEP;
+	/* Only instructions that run alone are asked for a step. Left behind by others this would make the next one run alone. */
+	if (c->alone)
+		c->debug_hits |= HIT_NO_STEP;
 }
 
 bool cpu_debug_step(struct vcpu *c, bool tf)
