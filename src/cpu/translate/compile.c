@@ -31,6 +31,7 @@ void tr_flags_save(struct tr_compiler *x, uint8_t wanted)
 	tr_held_drop(x, HR_9);
 	e_mov(&x->e, HR_9, HR_AX);
 	x->mem_exact = true;
+	x->owes = false;
 	memcpy(x->e.p, zero_eax_lahf_seto_al, sizeof(zero_eax_lahf_seto_al));
 	x->e.p += sizeof(zero_eax_lahf_seto_al);
 	e_store(&x->e, RM_VCPU(cc), HR_AX);	/* and no recipe */
@@ -60,8 +61,25 @@ void tr_flags_load(struct tr_compiler *x, uint8_t wanted, unsigned scratch)
 
 void tr_flags_spill(struct tr_compiler *x, const struct tr_insn *t)
 {
-	if (tr_live_before(t) && !x->in_mem)
+	if (x->owes)
+		tr_flags_pay(x);
+	else if (tr_live_before(t) && !x->in_mem)
 		tr_flags_save(x, tr_live_before(t));
+}
+
+void tr_flags_defer(struct tr_compiler *x, const struct tr_insn *t)
+{
+	if ((!tr_live_before(t) && !x->owes) || x->in_mem)
+		return;
+	x->now->save = true;
+	x->deferred = true;
+	x->owes |= t->spill;
+}
+
+void tr_flags_pay(struct tr_compiler *x)
+{
+	if (x->owes)
+		tr_flags_save(x, TF_ALL);
 }
 
 void tr_flags_need(struct tr_compiler *x, const struct tr_insn *t, unsigned scratch)
@@ -79,6 +97,18 @@ void tr_flags_done(struct tr_compiler *x, const struct tr_insn *t)
 	x->in_host = true;
 	x->in_mem = false;
 	x->mem_exact = false;
+	x->deferred = x->owes = false;
+}
+
+/* What is needed to go on in @g behind a way out of line. */
+static void note_group(struct tr_compiler *x, struct tr_slow *s, unsigned i, const struct tr_group *g)
+{
+	if (!g->active)
+		return;
+	s->group[i].number = (uint8_t)(g->index + 1);
+	s->group[i].base = g->base;
+	s->group[i].lo = (int32_t)g->lo;
+	x->groups[g->index].is_used = true;
 }
 
 /* ---- the slow way ---------------------------------------------------------------------------------------------------------------- */
@@ -91,7 +121,7 @@ static void slow_begin(struct tr_compiler *x, unsigned k, const struct tr_insn *
 	s->k = (uint8_t)k;
 	s->is_transfer = t->kind == TK_CALL || t->kind == TK_JMP_IND || t->kind == TK_CALL_IND || t->kind == TK_RET;
 	/* Only an instruction that faults without a probe comes here with its flags in RFLAGS alone. */
-	s->save = tr_live_before(t) && !x->in_mem && !t->in.has_mem && t->may_fault;
+	s->save = (tr_live_before(t) || x->owes) && !x->in_mem && !t->in.has_mem && t->may_fault;
 	s->recipe = x->mem_exact ? 0 : t->recipe;
 	x->now = s;
 }
@@ -108,12 +138,8 @@ static void slow_end(struct tr_compiler *x, const struct tr_insn *t)
 	s->resume = e_here(&x->e);
 	s->vec = x->vec;
 	memcpy(s->held, x->held, sizeof(s->held));
-	if (x->group.active) {
-		s->group = (uint8_t)(x->group.index + 1);
-		s->group_base = x->group.base;
-		s->group_lo = (int32_t)x->group.lo;
-		x->groups[x->group.index].is_used = true;
-	}
+	note_group(x, s, 0, &x->group);
+	note_group(x, s, 1, &x->second);
 }
 
 void tr_vec_need(struct tr_compiler *x, const struct tr_insn *t)
@@ -172,16 +198,17 @@ static void emit_slow(struct tr_compiler *x, const struct tr_slow *s)
 		e_jmp_to(&x->e, x->k->at.bail);
 		e_patch_here(&x->e, loaded);
 	}
-	if (s->group) {
-		uint32_t again;
+	for (unsigned i = 0; i < ARRAY_SIZE(s->group); i++)	/* r10 last: the other needs it */
+		if (s->group[i].number) {
+			uint32_t again;
 
-		e_lea(&x->e, true, HR_9, rm_mem(tr_reg(x, s->group_base, HR_9), s->group_lo));
-		e_call_to(&x->e, x->groups[s->group - 1].routine);
-		again = e_jcc(&x->e, CC_AE);
-		e_mov_i(&x->e, HR_9, TR_ID(x->u->index, s->k + 1u));
-		e_jmp_to(&x->e, x->k->at.resume);
-		e_patch_here(&x->e, again);
-	}
+			e_lea(&x->e, true, HR_9, rm_mem(tr_reg(x, s->group[i].base, HR_9), s->group[i].lo));
+			e_call_to(&x->e, x->groups[s->group[i].number - 1].routine);
+			again = e_jcc(&x->e, CC_AE);
+			e_mov_i(&x->e, HR_9, TR_ID(x->u->index, s->k + 1u));
+			e_jmp_to(&x->e, x->k->at.resume);
+			e_patch_here(&x->e, again);
+		}
 	if (s->reload)
 		tr_flags_load(x, TF_ALL, HR_9);
 	for (unsigned i = 0; i < ARRAY_SIZE(s->held); i++)
@@ -201,10 +228,13 @@ static void emit_slow(struct tr_compiler *x, const struct tr_slow *s)
 void tr_held_drop(struct tr_compiler *x, unsigned host)
 {
 	x->held[host - HR_9] = HR_NONE;
+	if (host == HR_10)
+		x->second.active = false;
 }
 
 void tr_held_drop_all(struct tr_compiler *x)
 {
+	x->second.active = false;
 	memset(x->held, HR_NONE, sizeof(x->held));
 }
 
@@ -282,10 +312,8 @@ static void emit_insn(struct tr_compiler *x, unsigned k)
 	x->at = k;
 	if (uses_r11(t))
 		tr_group_end(x);
-	if (!keeps_scratch(t)) {
-		tr_held_drop(x, HR_9);
-		tr_held_drop(x, HR_10);
-	}
+	if (!keeps_scratch(t))
+		x->held[0] = x->held[1] = HR_NONE;
 	if (t->kind == TK_ONE || t->kind == TK_BAIL)
 		x->u->by_handler |= 1u << k;
 	if (t->kind == TK_ONE) {
@@ -296,6 +324,9 @@ static void emit_insn(struct tr_compiler *x, unsigned k)
 		bail(x, t, k);
 		return;
 	}
+	/* What it leaves alone is looked for in c->cc. */
+	if (t->touch && t->kill != TF_ALL && x->deferred && !x->in_mem)
+		tr_flags_save(x, x->owes ? TF_ALL : tr_live_before(t) | TF_C);
 	tr_flags_mark_early(x, k);
 	slow_begin(x, k, t);
 	switch (t->kind) {
@@ -456,6 +487,7 @@ static void emit(struct tr_compiler *x)
 	x->in_host = false;
 	x->in_mem = true;
 	x->mem_exact = true;
+	x->deferred = x->owes = false;
 	x->is_marked = false;
 	x->vec = 0;
 	x->x87 = false;

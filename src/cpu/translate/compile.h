@@ -15,8 +15,7 @@
 struct tr_slow {
 	uint8_t k, n, n_faults, n_sites;
 	uint32_t recipe;		/* of the flags there */
-	uint8_t group, group_base;	/* r11 must hold that group's range, 1 + its number; and where it begins from the base now */
-	int32_t group_lo;
+	struct { uint8_t number, base; int32_t lo; } group[2];	/* what the groups keep must be made again: 1 + number; where its range begins now */
 	bool is_bail;			/* to the interpreter, which goes on from there */
 	uint8_t moved;			/* after a fault: pointers of a string instruction to be taken back, 1 RDI, 2 RSI, too */
 	bool is_transfer;		/* the handler sets RIP: do not come back */
@@ -51,8 +50,8 @@ struct tr_group {
 	int64_t lo, hi;
 	size_t tlb;
 };
-/* How r11 is computed again. */
-struct tr_regroup { size_t tlb; unsigned span; bool is_used; uint32_t routine; };
+/* How r11 is computed again, or r10, which has the addend. */
+struct tr_regroup { size_t tlb; unsigned span; bool is_addend, is_used; uint32_t routine; };
 
 /* A branch that mostly does not go there: out of line. */
 struct tr_exit {
@@ -85,6 +84,8 @@ struct tr_compiler {
 	/* Where the live flags are at the cursor: in RFLAGS, in c->cc, or both. */
 	bool in_host, in_mem;
 	bool mem_exact;			/* all flags are in c->cc, also those nobody reads */
+	bool deferred;			/* flags that are wanted were not put away before an access, as they stay in RFLAGS; */
+	bool owes;			/* nor all, which the plan counts on: put away at the next probe, or on the way out */
 	uint8_t vec;			/* vector registers known to be live at the cursor */
 	bool x87;			/* and the x87's */
 	struct tr_slow slow[CPU_BLOCK_MAX], *now;
@@ -93,7 +94,7 @@ struct tr_compiler {
 	unsigned n_sites;
 	unsigned at;			/* number of the present instruction */
 	uint8_t held[3];		/* guest registers whose values r9, r10 and r11 have at the cursor, too; HR_NONE */
-	struct tr_group group;
+	struct tr_group group, second;	/* in r11; in r10 */
 	struct tr_regroup groups[MAX_UNIT_SITES];
 	unsigned n_groups;
 	uint8_t edge_live[2];
@@ -113,6 +114,10 @@ void tr_flags_save(struct tr_compiler *x, uint8_t wanted);
 void tr_flags_load(struct tr_compiler *x, uint8_t wanted, unsigned scratch);
 /* Before something that destroys RFLAGS at instruction @t: keep what is still wanted. */
 void tr_flags_spill(struct tr_compiler *x, const struct tr_insn *t);
+/* The same for an access without a probe: they may stay in RFLAGS, its way out of line puts them away. */
+void tr_flags_defer(struct tr_compiler *x, const struct tr_insn *t);
+/* What was deferred, now. Uses r9; no flag is touched. */
+void tr_flags_pay(struct tr_compiler *x);
 /* Before the guest's own instruction: RFLAGS hold what it reads. */
 void tr_flags_need(struct tr_compiler *x, const struct tr_insn *t, unsigned scratch);
 /* After it. */
@@ -156,6 +161,8 @@ struct tr_rm tr_stack(struct tr_compiler *x, const struct tr_insn *t, int32_t di
 size_t tr_tlb_offset(const struct tr_compiler *x, bool write);
 /* r11, an address, becomes the host's if the @span bytes there are in the TLB. Uses r9 and r10. */
 void tr_probe_range(struct tr_compiler *x, unsigned span, size_t tlb);
+/* r10 becomes the addend of the @span bytes at @base + @disp. Uses r9. */
+void tr_probe_addend(struct tr_compiler *x, unsigned base, int32_t disp, unsigned span, size_t tlb);
 /* "Above": no entry. r10 is its offset. */
 void tr_index_and_compare(struct tr_emit *e, size_t tlb, unsigned base, unsigned size, unsigned tmp);
 

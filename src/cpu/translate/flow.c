@@ -41,6 +41,7 @@ void tr_edge_to(struct tr_compiler *x, unsigned i)
 
 	if (!x->is_marked)
 		tr_flags_mark(x);
+	tr_flags_pay(x);
 	if (x->edge_live[i] && !x->in_mem)
 		tr_flags_save(x, x->edge_live[i]);
 	l->rip = tr_edge_rip(x, i);
@@ -73,6 +74,8 @@ static void conditional_exit(struct tr_compiler *x, const struct tr_insn *t)
 	unsigned cc = t->in.bytes[t->in.opc_off] & 15;
 
 	tr_flags_need(x, t, HR_9);
+	if (x->owes)
+		exit->live = TF_ALL;
 	exit->in_mem = x->in_mem;
 	exit->mem_exact = x->mem_exact;
 	exit->at = e_jcc(&x->e, t->is_inverted ? cc ^ 1 : cc);
@@ -82,9 +85,11 @@ static void conditional(struct tr_compiler *x, const struct tr_insn *t)
 {
 	struct tr_link *l = &x->u->link[0];
 	unsigned cc = t->in.bytes[t->in.opc_off] & 15;
-	bool in_mem = x->in_mem, in_host = x->in_host;
+	bool in_mem, in_host;
 	uint32_t at;
 
+	tr_flags_pay(x);
+	in_mem = x->in_mem;
 	tr_flags_need(x, t, HR_9);
 	in_host = x->in_host;
 	tr_flags_mark(x);
@@ -105,9 +110,11 @@ static void conditional(struct tr_compiler *x, const struct tr_insn *t)
 /* LOOP and JRCXZ touch no flags. */
 static void counted(struct tr_compiler *x, const struct tr_insn *t)
 {
-	bool in_mem = x->in_mem;
+	bool in_mem;
 	uint8_t *from;
 
+	tr_flags_pay(x);
+	in_mem = x->in_mem;
 	tr_flags_mark(x);
 	if (t->kind == TK_LOOP)
 		e_lea(&x->e, true, HR_CX, rm_mem(HR_CX, -1));

@@ -4,7 +4,9 @@
  * ahead; if others follow within a few bytes before the base gets another value, it probes for the whole range, and r11 keeps the
  * host's address of the range's beginning. Those that follow need no probe, and no RFLAGS.
  *
- * r11 is good until the next C code only. So a way out of line that comes back computes it again, and leaves the unit if the range
+ * While it is taken, a second group keeps the addend of its page in r10, until something else needs that.
+ *
+ * r11 and r10 are good until the next C code only. So a way out of line that comes back computes them again, and leaves the unit if the range
  * has no entry of its own: it crosses a page, or belongs to a device. A unit to which that happens often is made again without.
  */
 #include "cpu/translate/compile.h"
@@ -184,20 +186,28 @@ static struct tr_group plan(const struct tr_compiler *x, const struct access *a)
 
 void tr_group_end(struct tr_compiler *x)
 {
-	x->group.active = false;
+	x->group.active = x->second.active = false;
 	tr_held_drop(x, HR_11);
+}
+
+static bool has(struct tr_group *g, unsigned base, int32_t disp, unsigned size, bool write)
+{
+	if (!g->active || g->base != base || disp < g->lo || disp + (int64_t)size > g->hi || (write && !g->write))
+		return false;
+	if (g->left)
+		g->left--;
+	return true;
 }
 
 /* The present instruction accesses [base + disp]; the group has it if it is known to lie in the range. */
 bool tr_group_has(struct tr_compiler *x, unsigned base, int32_t disp, unsigned size, bool write, struct tr_rm *m)
 {
-	struct tr_group *g = &x->group;
-
-	if (!g->active || g->base != base || disp < g->lo || disp + (int64_t)size > g->hi || (write && !g->write))
+	if (has(&x->group, base, disp, size, write))
+		*m = rm_mem(HR_11, (int32_t)(disp - x->group.lo));
+	else if (has(&x->second, base, disp, size, write))
+		*m = rm_sib(tr_home[base], HR_10, 0, disp);
+	else
 		return false;
-	if (g->left)
-		g->left--;
-	*m = rm_mem(HR_11, (int32_t)(disp - g->lo));
 	return true;
 }
 
@@ -206,16 +216,24 @@ bool tr_group_begin(struct tr_compiler *x, unsigned base, int32_t disp, unsigned
 {
 	const struct access a = { .base = (uint8_t)base, .disp = disp, .size = size, .write = write };
 	struct tr_group g;
+	bool in_r10;
 
 	if (x->b->ungrouped || !x->k->tlb || disp > INT32_MAX / 4 || disp < INT32_MIN / 4)
 		return false;
 	g = plan(x, &a);
-	if (!g.left || (x->group.active && x->group.left >= g.left))
+	in_r10 = x->group.active && x->group.left >= g.left;
+	if (!g.left || (in_r10 && tr_home[base] == HR_NONE))
 		return false;
 	g.active = true;
 	g.tlb = tr_tlb_offset(x, g.write);
 	g.index = (uint8_t)x->n_groups++;
-	x->groups[g.index] = (struct tr_regroup){ .tlb = g.tlb, .span = (unsigned)(g.hi - g.lo) };
+	x->groups[g.index] = (struct tr_regroup){ .tlb = g.tlb, .span = (unsigned)(g.hi - g.lo), .is_addend = in_r10 };
+	if (in_r10) {
+		tr_probe_addend(x, tr_home[base], (int32_t)g.lo, (unsigned)(g.hi - g.lo), g.tlb);
+		x->second = g;
+		*m = rm_sib(tr_home[base], HR_10, 0, disp);
+		return true;
+	}
 	x->group = g;
 	e_lea(&x->e, true, HR_11, rm_mem(tr_reg(x, base, HR_11), (int32_t)g.lo));
 	tr_held_drop(x, HR_11);
@@ -224,10 +242,8 @@ bool tr_group_begin(struct tr_compiler *x, unsigned base, int32_t disp, unsigned
 	return true;
 }
 
-/* The present instruction is emitted. */
-void tr_group_step(struct tr_compiler *x, const struct tr_insn *t)
+static void step(struct tr_group *g, const struct tr_insn *t)
 {
-	struct tr_group *g = &x->group;
 	int64_t by;
 
 	if (!g->active)
@@ -240,7 +256,14 @@ void tr_group_step(struct tr_compiler *x, const struct tr_insn *t)
 	g->hi -= by;
 }
 
-/* Out of line, called with r9 at the range: r11 at the host's, or CF. */
+/* The present instruction is emitted. */
+void tr_group_step(struct tr_compiler *x, const struct tr_insn *t)
+{
+	step(&x->group, t);
+	step(&x->second, t);
+}
+
+/* Out of line, called with r9 at the range: r11 at the host's, or r10 the addend; or CF. */
 void tr_groups_out_of_line(struct tr_compiler *x)
 {
 	struct tr_emit *e = &x->e;
@@ -252,10 +275,11 @@ void tr_groups_out_of_line(struct tr_compiler *x)
 		if (!g->is_used)
 			continue;
 		g->routine = e_here(e);
-		tr_index_and_compare(e, g->tlb, HR_9, g->span, HR_11);
+		tr_index_and_compare(e, g->tlb, HR_9, g->span, g->is_addend ? HR_9 : HR_11);
 		none = e_jcc(e, CC_A);
-		e_load(e, HR_11, rm_gs_at(g->tlb + offsetof(struct acc_tlb_entry, addend), HR_10));
-		e_lea(e, true, HR_11, rm_sib(HR_11, HR_9, 0, 0));
+		e_load(e, g->is_addend ? HR_10 : HR_11, rm_gs_at(g->tlb + offsetof(struct acc_tlb_entry, addend), HR_10));
+		if (!g->is_addend)
+			e_lea(e, true, HR_11, rm_sib(HR_11, HR_9, 0, 0));
 		e1(e, 0xf8);	/* clc */
 		e1(e, 0xc3);
 		e_patch_here(e, none);

@@ -173,6 +173,7 @@ static bool may_predict(const struct tr_compiler *x)
 void tr_probe_range(struct tr_compiler *x, unsigned span, size_t tlb)
 {
 	x->in_host = false;
+	tr_held_drop(x, HR_10);
 	if (may_predict(x)) {
 		predicted(x, in_register(HR_11, 0), span, tlb, HR_9);
 	} else {
@@ -180,6 +181,20 @@ void tr_probe_range(struct tr_compiler *x, unsigned span, size_t tlb)
 		tr_slow_if(x, CC_A);
 	}
 	e_op(&x->e, true, 0x03, HR_11, addend_at_r10(tlb));
+}
+
+void tr_probe_addend(struct tr_compiler *x, unsigned base, int32_t disp, unsigned span, size_t tlb)
+{
+	x->in_host = false;
+	tr_held_drop(x, HR_10);
+	if (may_predict(x)) {
+		predicted(x, in_register(base, disp), span, tlb, HR_9);
+	} else {
+		index_of(&x->e, base, disp);
+		compare(&x->e, tlb, base, disp, span, HR_9);
+		tr_slow_if(x, CC_A);
+	}
+	e_load(&x->e, HR_10, addend_at_r10(tlb));
 }
 
 /* Tell the routine which place it is; it takes r9, which may hold something. */
@@ -225,6 +240,7 @@ struct tr_rm tr_probe(struct tr_compiler *x, struct tr_addr a, unsigned size, bo
 	struct tr_emit *e = &x->e;
 
 	x->in_host = false;
+	tr_held_drop(x, HR_10);
 	if (!x->k->tlb) {
 		tr_slow_if(x, -1);
 		return rm_mem(HR_9, 0);
@@ -262,8 +278,12 @@ struct tr_rm tr_operand(struct tr_compiler *x, const struct tr_insn *t, unsigned
 	int32_t disp = (int32_t)t->in.disp;
 	struct tr_rm m;
 
+	if (tr_is_simple(&t->in) && tr_group_has(x, t->in.base, disp, size, write, &m)) {
+		tr_flags_defer(x, t);
+		return m;
+	}
 	tr_flags_spill(x, t);
-	if (tr_is_simple(&t->in) && (tr_group_has(x, t->in.base, disp, size, write, &m) || tr_group_begin(x, t->in.base, disp, size, write, &m)))
+	if (tr_is_simple(&t->in) && tr_group_begin(x, t->in.base, disp, size, write, &m))
 		return m;
 	return tr_probe(x, tr_address(x, t), size, write, HR_9);
 }
@@ -272,8 +292,12 @@ struct tr_rm tr_stack(struct tr_compiler *x, const struct tr_insn *t, int32_t di
 {
 	struct tr_rm m;
 
+	if (tr_group_has(x, RSP, disp, 8, write, &m)) {
+		tr_flags_defer(x, t);
+		return m;
+	}
 	tr_flags_spill(x, t);
-	if (tr_group_has(x, RSP, disp, 8, write, &m) || tr_group_begin(x, RSP, disp, 8, write, &m))
+	if (tr_group_begin(x, RSP, disp, 8, write, &m))
 		return m;
 	return tr_probe(x, in_register(HR_15, disp), 8, write, HR_9);
 }

@@ -198,8 +198,15 @@ static void free_registers(struct tr_compiler *x, const struct tr_insn *t, const
 {
 	bool is_mem = m->kind == RM_MEM, r9 = !is_mem || m->base != HR_9, r10 = !is_mem || (m->base != HR_10 && m->index != HR_10);
 
-	if (x->group.active && (unsigned)r9 + r10 < spilled_operands(t))
-		tr_group_end(x);
+	unsigned wanted = spilled_operands(t);
+
+	if (x->second.active && r10 && (unsigned)r9 + !x->group.active < wanted)
+		x->second.active = false;
+	r10 = r10 && !x->second.active;
+	if (x->group.active && (unsigned)r9 + r10 < wanted) {
+		x->group.active = false;
+		tr_held_drop(x, HR_11);
+	}
 	if (!x->group.active && !(is_mem && m->base == HR_11))
 		pool_add(s, HR_11);
 	if (r9)

@@ -54,7 +54,7 @@ void tr_x87(struct tr_compiler *x, const struct tr_insn *t)
 		x->in_host = false;
 	}
 	/* A fault of the instruction itself finds its flags there. */
-	x->now->save = tr_live_before(t) && !x->in_mem;
+	x->now->save = (tr_live_before(t) || x->owes) && !x->in_mem;
 	need_live(x);
 	if (t->in.has_mem) {
 		a = tr_address(x, t);
