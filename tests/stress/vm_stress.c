@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -122,6 +123,35 @@ static bool kick(struct vm *v)
 
 /* ---- random calls --------------------------------------------------------------------------------------------------------------- */
 
+/*
+ * Where an argument says where to write. A byte of 0x7c in the right place of it is an address: once in some thousand VMs text went
+ * over the thread sanitizer's own memory, which then waited for a lock for ever.
+ */
+static const struct { unsigned long nr; size_t at; } pointers[] = {
+	{ KVM_GET_DIRTY_LOG, offsetof(struct kvm_dirty_log, dirty_bitmap) },
+	{ KVM_GET_DEVICE_ATTR, offsetof(struct kvm_device_attr, addr) },
+	{ GW_DUMP, offsetof(struct gw_dump, buf) },
+	{ GW_MAP, offsetof(struct gw_map, buf) },
+};
+#define ROOM	65536u	/* more than a dump of all */
+
+static void put_pointer(struct vm *v, const struct entry *e, uint8_t *arg)
+{
+	static _Thread_local uint8_t room[ROOM];
+	const uintptr_t to = rnd(v) % 2 ? (uintptr_t)room : 0;
+	uint32_t size = rnd(v) % ROOM;
+
+	for (size_t i = 0; i < sizeof(pointers) / sizeof(pointers[0]); i++) {
+		if (pointers[i].nr != e->nr)
+			continue;
+		memcpy(arg + pointers[i].at, &to, sizeof(to));
+		if (e->nr == GW_DUMP)
+			((struct gw_dump *)(void *)arg)->size = size;
+		if (e->nr == GW_MAP)
+			((struct gw_map *)(void *)arg)->size = size;
+	}
+}
+
 /* Mostly zero bytes, which most checks let pass; what would let the client hurt itself is put right. */
 static void fill(struct vm *v, const struct entry *e, uint8_t *arg, size_t size)
 {
@@ -147,6 +177,7 @@ static void fill(struct vm *v, const struct entry *e, uint8_t *arg, size_t size)
 		((struct kvm_ioeventfd *)(void *)arg)->fd = v->event;
 		break;
 	}
+	put_pointer(v, e, arg);
 }
 
 static void random_call(struct vm *v, unsigned kind, int fd)
