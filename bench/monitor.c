@@ -499,6 +499,11 @@ int main(int argc, char **argv)
 		}
 		return 0;
 	}
+	if (argc > 1 && !strcmp(argv[1], "views")) {
+		for (unsigned i = 0; i < 3; i++)
+			views(callbacks());
+		return 0;
+	}
 	if (argc > 1 && !strcmp(argv[1], "guests"))
 		goto guests;
 	if (argc > 1 && !strcmp(argv[1], "spinning")) {

@@ -258,15 +258,14 @@ static bool is_ready(void *arg)
 	if (!look(w, &has_room, &err))
 		return true;
 	if (err < 0) {
-		mon_lost(w->m);
+		mon_lose(w->m, " (its ring counts more answers than questions)");
 		return true;
 	}
 	/* What was answered was written before. */
 	if (!w->for_room && atomic_load(&w->v->state) == MON_ANSWERED)
 		return true;
 	if (!has_room && is_stalled(w)) {
-		mon_logf(w->m, "monitor: no answer for vCPU %u in time", w->v->index);
-		mon_lost(w->m);
+		mon_lose(w->m, " (no answer in time)");
 		return true;
 	}
 	return has_room;	/* try to send again */

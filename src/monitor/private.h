@@ -252,6 +252,8 @@ void mon_note(struct monitor *m, struct mon_vcpu *v, uint32_t reason, const stru
 /* Session.c, with monitor.lock held. */
 void mon_rearm(struct monitor *m);
 void mon_end_session(struct monitor *m);
+/* Without it. mon_lost(), and the line in the log says @why (" (...)"). */
+void mon_lose(struct monitor *m, const char *why);
 void mon_forget_all(struct monitor *m);
 /* Every vCPU is in view 0, and there is no other. */
 void mon_leave_views(struct monitor *m);

@@ -279,7 +279,9 @@ void mon_free_rights(struct monitor *m)
 	atomic_store(&m->walks, GW_MON_WALKS_REPORT);
 }
 
-void mon_lost(struct monitor *m)
+void mon_lost(struct monitor *m) { mon_lose(m, ""); }
+
+void mon_lose(struct monitor *m, const char *why)
 {
 	pthread_mutex_lock(&m->lock);
 	if (!atomic_load(&m->is_attached)) {
@@ -298,7 +300,7 @@ void mon_lost(struct monitor *m)
 	mon_rearm(m);
 	mon_forget_all(m);
 	pthread_mutex_unlock(&m->lock);
-	mon_logf(m, "monitor: lost; the guest is %s", m->policy == GW_MON_PAUSE ? "paused" : m->policy == GW_MON_STOP ? "stopped" : "released");
+	mon_logf(m, "monitor: lost%s; the guest is %s", why, m->policy == GW_MON_PAUSE ? "paused" : m->policy == GW_MON_STOP ? "stopped" : "released");
 	for (unsigned i = 0; m->policy != GW_MON_RELEASE && i < m->host->n_vcpus(m->vm); i++)
 		m->host->kick(m->vm, i);
 	mon_wake_all(m);

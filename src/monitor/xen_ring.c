@@ -263,10 +263,8 @@ static int ring_pull(struct monitor *m, struct mon_vcpu *me)
 	uint32_t prod = __atomic_load_n(&x->ring->rsp_prod, __ATOMIC_SEQ_CST);
 	bool took = false;
 
-	if (prod - x->rsp_cons > x->req_prod - x->rsp_cons) {
-		mon_logf(m, "monitor: the ring counts %u answers to %u questions: let go", prod - x->rsp_cons, x->req_prod - x->rsp_cons);
+	if (prod - x->rsp_cons > x->req_prod - x->rsp_cons)
 		return -EPROTO;
-	}
 	while (x->rsp_cons != prod) {
 		struct xen_event e;
 

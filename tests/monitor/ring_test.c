@@ -112,9 +112,27 @@ static void *run_thread(void *arg)
 	return NULL;
 }
 
+struct one { struct rig *r; unsigned i; };
+static void *cpu_thread(void *arg);
+
 static bool bad_version(struct client *c, struct xen_event *e) { e->version = 6; return true; }
 static bool bad_vcpu(struct client *c, struct xen_event *e) { e->vcpu_id = 4711; return true; }
 static bool not_paused(struct client *c, struct xen_event *e) { e->flags = XEN_F_EMULATE; return true; }
+
+/* What the log was told since. */
+static struct { _Atomic unsigned lines, skipped, lost; } said;
+static void listen(void *opaque, int level, const char *line)
+{
+	said.lines++;
+	said.skipped += strstr(line, "is skipped") != NULL;
+	said.lost += strstr(line, "monitor: lost (its ring counts more answers than questions); the guest is released") != NULL;
+}
+
+static void listen_anew(void)
+{
+	gw_set_log(listen, NULL);
+	said.lines = said.skipped = said.lost = 0;
+}
 
 static void bad_responses_leave_the_vcpu_paused(void **state)
 {
@@ -125,6 +143,7 @@ static void bad_responses_leave_the_vcpu_paused(void **state)
 
 	for (unsigned i = 0; i < 3; i++) {
 		ring_attach(&c, 1, GW_MON_RELEASE);
+		listen_anew();
 		c.respond = rows[i];
 		rig_access(&c.r, 0, GW_MON_RX, PAGE_A, 1);
 		rig_load(&c.r, store, sizeof(store), &regs);
@@ -139,8 +158,50 @@ static void bad_responses_leave_the_vcpu_paused(void **state)
 		assert_int_equal(rig_cmd(&c.r, GW_MON_OP_DETACH, 1, 0, 0, 0, 0, NULL), 0);
 		pthread_join(t, NULL);
 		assert_int_equal(c.r.ram[PAGE_A], 7);
+		gw_set_log(NULL, NULL);
+		assert_int_equal(said.skipped, i < 2);
+		assert_int_equal(said.lines, said.skipped);
 		client_end(&c);
 	}
+}
+
+static void many_bad_responses_make_one_line(void **state)
+{
+	struct kvm_regs regs = { .rip = CODE, .rbx = PAGE_A, .rax = 7, .rflags = 2 };
+	static struct client c;
+	struct one one[4];
+	pthread_t t[4];
+
+	ring_attach(&c, 4, GW_MON_RELEASE);
+	listen_anew();
+	c.respond = bad_vcpu;
+	rig_access(&c.r, 0, GW_MON_RX, PAGE_A, 1);
+	memcpy(c.r.ram + CODE, store, sizeof(store));
+	client_start(&c);
+	for (unsigned i = 0; i < 4; i++) {
+		assert_int_equal(gw_ioctl(c.r.vcpu[i], KVM_SET_REGS, (uintptr_t)&regs), 0);
+		one[i] = (struct one){ &c.r, i };
+		assert_int_equal(pthread_create(&t[i], NULL, cpu_thread, &one[i]), 0);
+		for (unsigned j = 0; c.n < i + 1 && j < 5000; j++)
+			usleep(1000);
+	}
+	usleep(50000);
+	assert_int_equal(c.n, 4);
+	assert_int_equal(rig_cmd(&c.r, GW_MON_OP_DETACH, 1, 0, 0, 0, 0, NULL), 0);
+	for (unsigned i = 0; i < 4; i++)
+		pthread_join(t[i], NULL);
+	gw_set_log(NULL, NULL);
+	assert_int_equal(said.skipped, 1);
+	assert_int_equal(said.lines, 1);
+	client_end(&c);
+}
+
+/* As many as it likes to one question. */
+static bool flood(struct client *c, struct xen_event *e)
+{
+	c->rsp_prod += 5;
+	e->flags |= XEN_F_EMULATE;
+	return true;
 }
 
 static bool scribble(struct client *c, struct xen_event *e)
@@ -150,28 +211,34 @@ static bool scribble(struct client *c, struct xen_event *e)
 	return false;
 }
 
-static void a_ring_scribbled_over_is_let_go(void **state)
+/* One line says so. */
+static void is_let_go(bool (*respond)(struct client *c, struct xen_event *e))
 {
 	struct kvm_regs regs = { .rbx = PAGE_A, .rax = 7 };
 	static struct client c;
 
 	ring_attach(&c, 1, GW_MON_RELEASE);
-	c.respond = scribble;
+	listen_anew();
+	c.respond = respond;
 	rig_access(&c.r, 0, GW_MON_RX, PAGE_A, 1);
 	rig_load(&c.r, store, sizeof(store), &regs);
 	client_start(&c);
 	assert_int_equal(rig_run(&c.r), HLT);
 	assert_int_equal(c.r.ram[PAGE_A], 7);
 	assert_int_equal(rig_cmd(&c.r, GW_MON_OP_DETACH, 1, 0, 0, 0, 0, NULL), -EINVAL);	/* nobody is attached */
+	gw_set_log(NULL, NULL);
+	assert_int_equal(said.lost, 1);
+	assert_int_equal(said.lines, 1);
 	client_end(&c);
 }
+
+static void a_ring_scribbled_over_is_let_go(void **state) { is_let_go(scribble); }
+static void a_flood_of_answers_is_let_go(void **state) { is_let_go(flood); }
 
 /* ---- stress -------------------------------------------------------------------------------------------------------------------- */
 
 #define CPUS	12u
 #define ROUNDS	9000u
-
-struct one { struct rig *r; unsigned i; };
 
 static void *cpu_thread(void *arg)
 {
@@ -395,7 +462,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(each_response),
 		cmocka_unit_test(bad_responses_leave_the_vcpu_paused),
+		cmocka_unit_test(many_bad_responses_make_one_line),
 		cmocka_unit_test(a_ring_scribbled_over_is_let_go),
+		cmocka_unit_test(a_flood_of_answers_is_let_go),
 		cmocka_unit_test(twelve_vcpus_and_eight_slots),
 		cmocka_unit_test(a_full_ring_is_waited_for_asleep),
 		cmocka_unit_test(death_under_load_releases_all),
