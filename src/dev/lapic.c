@@ -208,6 +208,25 @@ bool dev_lapic_accepts_extint(struct dev_lapic *l)
 	return accepts;
 }
 
+bool dev_lapic_is_enabled(struct dev_lapic *l)
+{
+	bool is_enabled;
+
+	dev_lock(l->chip);
+	is_enabled = lapic_is_hw_enabled(l) && lapic_is_sw_enabled(l);
+	dev_unlock(l->chip);
+	return is_enabled;
+}
+
+void dev_lapic_raise(struct dev_lapic *l, uint8_t vector)
+{
+	struct dev_msg msg = { .mode = DEV_DM_FIXED, .vector = vector, .is_assert = true };
+
+	dev_lock(l->chip);
+	lapic_accept(l, &msg);
+	dev_unlock(l->chip);
+}
+
 /* The guest writes to the client's IOAPIC itself. As it may read that it can, where the client has not asked for it, but is not believed. */
 static bool is_broadcast_suppressed(const struct dev_lapic *l)
 {

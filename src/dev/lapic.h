@@ -101,6 +101,11 @@ bool dev_lapic_has_injectable(struct dev_lapic *lapic);
 /* Is LINT0 open for ExtINT (or the LAPIC disabled, or NULL: none)? For KVM_INTERRUPT and exit 7 without a PIC here. */
 bool dev_lapic_accepts_extint(struct dev_lapic *lapic);
 
+/* Enabled by both its switches? */
+bool dev_lapic_is_enabled(struct dev_lapic *lapic);
+/* An edge of the hypervisor's own, to this LAPIC alone. */
+void dev_lapic_raise(struct dev_lapic *lapic, uint8_t vector);
+
 struct dev_lapic_events {
 	uint8_t n_nmi;		/* 0..2 */
 	bool is_init, is_sipi, is_smi, is_unhalt;	/* handle INIT before SIPI */

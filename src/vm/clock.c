@@ -32,9 +32,12 @@
 
 #define FEATURE_CLOCK_OLD	BIT(0)
 #define FEATURE_CLOCK		BIT(3)
+#define FEATURE_ASYNC_PF	BIT(4)
 #define FEATURE_STEAL		BIT(5)
 #define FEATURE_PV_EOI		BIT(6)
+#define FEATURE_ASYNC_VMEXIT	BIT(10)
 #define FEATURE_POLL		BIT(12)
+#define FEATURE_ASYNC_INT	BIT(14)
 
 /* ---- the host --------------------------------------------------------------------------------------------------------- */
 
@@ -414,10 +417,15 @@ int vm_pv_msr_set(struct vm_vcpu *v, uint32_t index, bool host, uint64_t value)
 		return 0;
 	case MSR_PV_EOI:
 		return has_feature(v, FEATURE_PV_EOI) ? vm_pv_eoi_set_msr(v, value) : -EINVAL;
-	/* Not offered: a client may restore the 0 it once saved. */
 	case MSR_ASYNC_PF:
+		if (!has_feature(v, FEATURE_ASYNC_PF))
+			return -EINVAL;
+		return vm_async_pf_set_msr(v, value, has_feature(v, FEATURE_ASYNC_VMEXIT), has_feature(v, FEATURE_ASYNC_INT));
 	case MSR_ASYNC_INT:
+		return has_feature(v, FEATURE_ASYNC_INT) ? vm_async_pf_set_int(v, value) : -EINVAL;
 	case MSR_ASYNC_ACK:
+		return has_feature(v, FEATURE_ASYNC_INT) ? vm_async_pf_ack(v, value) : -EINVAL;
+	/* Not offered: a client may restore the 0 it once saved. */
 	case MSR_MIGRATION:
 		return host && !value ? 0 : -EINVAL;
 	default:
@@ -446,8 +454,14 @@ int vm_pv_msr_get(struct vm_vcpu *v, uint32_t index, bool host, uint64_t *value)
 		*value = v->pv_eoi_msr;
 		return has_feature(v, FEATURE_PV_EOI) ? 0 : -EINVAL;
 	case MSR_ASYNC_PF:
+		*value = v->apf_msr;
+		return has_feature(v, FEATURE_ASYNC_PF) ? 0 : -EINVAL;
 	case MSR_ASYNC_INT:
+		*value = v->apf_int_msr;
+		return has_feature(v, FEATURE_ASYNC_INT) ? 0 : -EINVAL;
 	case MSR_ASYNC_ACK:
+		*value = 0;
+		return has_feature(v, FEATURE_ASYNC_INT) ? 0 : -EINVAL;
 	case MSR_MIGRATION:
 		*value = 0;
 		return host ? 0 : -EINVAL;

@@ -48,8 +48,9 @@ enum { EAX, EBX, ECX, EDX };
 /* SYSCALL NX FFXSR PDPE1GB RDTSCP LM, and AMD's copy of leaf 1 */
 #define EXT1_EDX (B(11) | B(20) | B(26) | B(27) | B(29) | 0x0183f3ffu)
 
-/* KVM features that are built: CLOCKSOURCE NOP_IO_DELAY CLOCKSOURCE2 STEAL_TIME PV_EOI PV_UNHALT PV_TLB_FLUSH PV_SEND_IPI POLL_CONTROL SCHED_YIELD STABLE */
-#define PV_FEATURES (B(0) | B(1) | B(3) | B(5) | B(6) | B(7) | B(9) | B(11) | B(12) | B(13) | B(24))
+/* KVM features that are built: CLOCKSOURCE NOP_IO_DELAY CLOCKSOURCE2 ASYNC_PF STEAL_TIME PV_EOI PV_UNHALT PV_TLB_FLUSH
+ * ASYNC_PF_VMEXIT PV_SEND_IPI POLL_CONTROL SCHED_YIELD ASYNC_PF_INT STABLE */
+#define PV_FEATURES (B(0) | B(1) | B(3) | B(4) | B(5) | B(6) | B(7) | B(9) | B(10) | B(11) | B(12) | B(13) | B(14) | B(24))
 
 static const struct row {
 	uint32_t function, index;

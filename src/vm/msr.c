@@ -22,7 +22,8 @@
 
 /* State to save that the processor does not own; the processor's list goes before it. */
 const uint32_t vm_msr_list[] = {
-	MSR_TSC, MSR_TSC_ADJUST, MSR_TSC_DEADLINE, 0x12, 0x11, 0x4b564d01, 0x4b564d00, 0x4b564d03, 0x4b564d04, 0x4b564d05,
+	MSR_TSC, MSR_TSC_ADJUST, MSR_TSC_DEADLINE, 0x12, 0x11, 0x4b564d01, 0x4b564d00, 0x4b564d02, 0x4b564d03, 0x4b564d04, 0x4b564d05,
+	0x4b564d06, 0x4b564d07,
 };
 const unsigned vm_n_msr_list = ARRAY_SIZE(vm_msr_list);
 

@@ -473,6 +473,8 @@ static void handle_requests(struct vm_vcpu *v)
 		vm_clock_update(v);
 	if (r & VM_REQ_STEAL)
 		vm_steal_update(v);
+	if (r & VM_REQ_ASYNC_PF)
+		vm_async_pf_ready(v);
 }
 
 static int intr_exit(struct vm_vcpu *v)

@@ -393,7 +393,8 @@ static void take_init(struct vm_vcpu *v)
 	gw_trace(vcpu_reset, (int)v->index, v->c.stats.insns, 1);
 	cpu_reset(&v->c, true);
 	dev_lapic_init(v->lapic);
-	v->pv_eoi_msr = 0;	/* as KVM, also with INIT */
+	v->pv_eoi_msr = v->apf_msr = v->apf_int_msr = 0;	/* as KVM, also with INIT */
+	v->is_apf_due = false;
 	v->pending = VM_PENDING_NONE;
 	v->mp_state = v->is_bsp ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_INIT_RECEIVED;
 }

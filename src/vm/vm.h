@@ -51,6 +51,7 @@ struct vm_resampler;
 /* Work that a vCPU does for itself before it runs on. */
 #define VM_REQ_CLOCK		0x01u	/* write the pvclock page */
 #define VM_REQ_STEAL		0x02u	/* write the steal-time record */
+#define VM_REQ_ASYNC_PF		0x08u	/* the event of MSR_KVM_ASYNC_PF_EN is due */
 #define VM_REQ_SERVICE		0x04u	/* another thread wants something done by this one: v->service */
 
 /* What the previous exit left to be completed by the next KVM_RUN. */
@@ -159,7 +160,8 @@ struct vm_vcpu {
 	uint64_t tsc_ratio;		/* guest ticks per host tick, 32.32 */
 	_Atomic uint64_t tsc_offset;
 	uint32_t tsc_khz;
-	uint64_t clock_msr, wall_msr, steal_msr, pv_eoi_msr, poll_msr;
+	uint64_t clock_msr, wall_msr, steal_msr, pv_eoi_msr, poll_msr, apf_msr, apf_int_msr;
+	bool is_apf_due;		/* its one event waits: for a LAPIC, or for the guest to read the last */
 	struct dev_pvclock_time clock_page;
 	bool is_guest_stopped;		/* KVMCLOCK_CTRL */
 	bool is_pv_eoi_armed;		/* the guest's byte is set; on the vCPU's own thread */
@@ -485,6 +487,14 @@ void vm_steal_end(struct vm_vcpu *v);
 /* How often the guest is told: while it runs, and when the client runs it again. */
 #define VM_STEAL_RUNNING_US	1000u
 #define VM_STEAL_ENTRY_US	100u
+
+/* ---- async_pf.c -------------------------------------------------------------------------------------------------- */
+
+/* MSR_KVM_ASYNC_PF_EN, _INT, _ACK: 0, -EINVAL. */
+int vm_async_pf_set_msr(struct vm_vcpu *v, uint64_t value, bool has_vmexit, bool has_int);
+int vm_async_pf_set_int(struct vm_vcpu *v, uint64_t value);
+int vm_async_pf_ack(struct vm_vcpu *v, uint64_t value);
+void vm_async_pf_ready(struct vm_vcpu *v);	/* VM_REQ_ASYNC_PF */
 
 /* ---- pv_eoi.c ---------------------------------------------------------------------------------------------------- */
 

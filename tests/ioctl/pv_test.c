@@ -338,6 +338,79 @@ static void hypercalls_are_features(void **state)
 	}
 }
 
+/* ---- asynchronous page faults: the one event that there is ------------------------------------------------------------------ */
+
+#define MSR_APF_EN	0x4b564d02u
+#define MSR_APF_INT	0x4b564d06u
+#define MSR_APF_ACK	0x4b564d07u
+#define APF_DATA	0x9000u		/* FLAT_BYTE: the handler sees bit 0 clear and writes the LAPIC's register */
+#define APF_TOKEN	0x9004u
+#define APF_ON		(APF_DATA | 9)
+
+static void apf_takes_what_kvm_takes(void **state)
+{
+	static const struct { const char *name; uint32_t index; uint64_t value; bool chip, ok; } rows[] = {
+		{ "on, by interrupt", MSR_APF_EN, APF_ON, true, true }, { "on, always, as a VM exit, too", MSR_APF_EN, APF_ON | 6, true, true },
+		{ "off", MSR_APF_EN, 0, false, true }, { "on without a LAPIC", MSR_APF_EN, APF_ON, false, false },
+		{ "reserved bit 4", MSR_APF_EN, APF_ON | 0x10, true, false }, { "reserved bit 5", MSR_APF_EN, APF_ON | 0x20, true, false },
+		{ "on outside of memory", MSR_APF_EN, 0x7000009, true, false }, { "a vector", MSR_APF_INT, 0xf3, true, true },
+		{ "more than a vector", MSR_APF_INT, 0x100, true, false }, { "a vector without a LAPIC", MSR_APF_INT, 0xf3, false, false },
+		{ "an acknowledgement of nothing", MSR_APF_ACK, 1, true, true },
+	};
+	struct kvm_enable_cap enforce = { .cap = KVM_CAP_ENFORCE_PV_FEATURE_CPUID, .args = { 1 } };
+	struct rig_cpuid none = { .nent = 1, .e[0].function = 0x40000001 };
+	struct rig r;
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		rig_open(&r, rows[i].chip ? RIG_IRQCHIP : 0);
+		if (flat_set_msr(&r, rows[i].index, rows[i].value) != rows[i].ok)
+			fail_msg("%s", rows[i].name);
+		rig_close(&r);
+	}
+	rig_open(&r, RIG_IRQCHIP);
+	assert_int_equal(rig_ioctl(r.vcpu, KVM_ENABLE_CAP, &enforce), 0);
+	assert_int_equal(rig_ioctl(r.vcpu, KVM_SET_CPUID2, &none), 0);
+	for (uint32_t index = MSR_APF_EN; index <= MSR_APF_ACK; index++)
+		if (index == MSR_APF_EN || index >= MSR_APF_INT)
+			assert_int_equal(flat_set_msr(&r, index, 0), 0);
+	rig_close(&r);
+}
+
+/* "Whatever you wait for is here": once, when it is switched on, and not before the guest has read what it was told last. */
+static void apf_wakes_once(void **state)
+{
+	struct rig r;
+
+	flat_open(&r, RIG_IRQCHIP | RIG_CPUID);
+	assert_int_equal(flat_set_msr(&r, MSR_APF_INT, 0x50), 1);
+	assert_int_equal(flat_set_msr(&r, MSR_APF_EN, APF_ON), 1);
+	assert_int_equal(flat_run(&r), FLAT_IDLE);
+	assert_int_equal(flat_run(&r), FLAT_IDLE);
+	expect_counts(&r, 1, 1);
+	assert_int_equal(flat_word(&r, APF_TOKEN), 0xffffffff);
+	assert_int_equal(flat_word(&r, APF_DATA), 0);
+	assert_int_equal(flat_set_msr(&r, MSR_APF_EN, APF_ON), 1);
+	assert_int_equal(flat_run(&r), FLAT_IDLE);
+	assert_int_equal(flat_run(&r), FLAT_IDLE);
+	expect_counts(&r, 1, 1);
+	flat_set(&r, APF_TOKEN, 0);
+	assert_int_equal(flat_run(&r), FLAT_IDLE);
+	expect_counts(&r, 1, 1);
+	assert_int_equal(flat_set_msr(&r, MSR_APF_ACK, 1), 1);
+	assert_int_equal(flat_run(&r), FLAT_IDLE);
+	assert_int_equal(flat_run(&r), FLAT_IDLE);
+	expect_counts(&r, 2, 2);
+	/* Neither off nor of the old kind, by exception, is there any. */
+	flat_set(&r, APF_TOKEN, 0);
+	assert_int_equal(flat_set_msr(&r, MSR_APF_EN, APF_DATA | 1), 1);
+	assert_int_equal(flat_run(&r), FLAT_IDLE);
+	assert_int_equal(flat_set_msr(&r, MSR_APF_EN, 0), 1);
+	assert_int_equal(flat_run(&r), FLAT_IDLE);
+	expect_counts(&r, 2, 2);
+	assert_int_equal(flat_word(&r, APF_TOKEN), 0);
+	rig_close(&r);
+}
+
 /* ---- kvmclock ---------------------------------------------------------------------------------------------------------- */
 
 /* What a guest reads from its page when its counter is at @tsc. */
@@ -407,6 +480,8 @@ int main(void)
 		{ "MSR_KVM_PV_EOI_EN takes what KVM takes", eoi_msr },
 		{ "steal time is told at each KVM_RUN, on top of what the guest has there", steal_is_told_at_each_run },
 		{ "a vCPU that a signal has sent away flushes its TLB when another one asks for it", flush_is_left_to_us },
+		{ "the MSRs of asynchronous page faults take what KVM's take", apf_takes_what_kvm_takes },
+		{ "switching asynchronous page faults on wakes everybody, once", apf_wakes_once },
 		{ "hypercalls are there when CPUID says so", hypercalls_are_features },
 		{ "the clock of the client and that of the guest are one, at any rate", one_clock_for_client_and_guest },
 	};
