@@ -195,8 +195,11 @@ static bool launch(struct heki *h, const struct acc_cpu *cpu, const struct heki_
 	uint8_t b[7];
 	unsigned at;
 
-	if (regs->cr0 & CR0_PE || regs->rip != (regs->in_smm ? SMM_ENTRY : 0) ||
-	    (!regs->in_smm && atomic_load(&h->firmware.owner) == regs->vcpu + 1) || !h->host->read(h->vm, GPA(regs->cs_base + regs->rip), b, sizeof(b)))
+	if (regs->cr0 & CR0_PE || regs->rip != (regs->in_smm ? SMM_ENTRY : 0))
+		return false;
+	if (!regs->in_smm && atomic_load(&h->firmware.owner) == regs->vcpu + 1)
+		return false;		/* the waking vector is no start */
+	if (!h->host->read(h->vm, GPA(regs->cs_base + regs->rip), b, sizeof(b)))
 		return false;
 	at = b[0] == 0x8c && b[1] == 0xc8 ? 2 : 0;
 	if (b[at] != 0xea)

@@ -113,7 +113,8 @@ static void regs(void *opaque, const struct acc_cpu *cpu, struct heki_regs *out)
 	*out = (struct heki_regs){
 		.rip = c->rip, .rsp = c->gpr[RSP], .insns = c->stats.insns, .cr0 = cpu->cr0, .cr3 = cpu->cr3, .cr4 = cpu->cr4, .efer = cpu->efer,
 		.star = c->msr.star, .lstar = c->msr.lstar, .cstar = c->msr.cstar, .sfmask = c->msr.sfmask, .sysenter_cs = c->msr.sysenter_cs,
-		.sysenter_esp = c->msr.sysenter_esp, .sysenter_eip = c->msr.sysenter_eip, .gdt_base = c->gdtr.base, .idt_base = c->idtr.base, .cs_base = c->seg[SEG_CS].base,
+		.sysenter_esp = c->msr.sysenter_esp, .sysenter_eip = c->msr.sysenter_eip, .gdt_base = c->gdtr.base, .idt_base = c->idtr.base,
+		.cs_base = c->seg[SEG_CS].base,
 		.gdt_limit = c->gdtr.limit, .idt_limit = c->idtr.limit, .ldtr = c->seg[SEG_LDTR].sel, .tr = c->seg[SEG_TR].sel,
 		.cpl = cpu->cpl, .in_smm = c->ev.in_smm && !c->ev.leaving_smm, .vcpu = c->index,
 	};
@@ -230,7 +231,8 @@ static void log_text(void *opaque, const char *text)
 
 static const struct heki_host host = {
 	.forget = forget, .has_memory = has_memory, .read = owner_read, .write = owner_write, .guest_read = guest_read, .regs = regs,
-	.is_platform = is_platform, .is_rom = is_rom, .far_jump = far_jump, .park = park, .go_back = go_back, .judge_walks = judge_walks, .shield = shield, .log = log_text,
+	.is_platform = is_platform, .is_rom = is_rom, .far_jump = far_jump, .park = park, .go_back = go_back,
+	.judge_walks = judge_walks, .shield = shield, .log = log_text,
 };
 
 /* ---- life --------------------------------------------------------------------------------------------------------------------- */
