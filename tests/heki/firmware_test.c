@@ -5,7 +5,9 @@
  */
 #include "kernel.h"
 
+#include <errno.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,25 +56,24 @@ static uint8_t *memory(size_t size)
 static void write_firmware(uint8_t *f, const uint8_t *code, size_t n, uint32_t wake)
 {
 	/* mov $0xe000,%ax; mov %ax,%ds; movb $0x5a,0x10; mov 0x10,%al; out */
-	static const uint8_t start[] = { 0xb8, 0x00, 0xe0, 0x8e, 0xd8, 0xc6, 0x06, 0x10, 0x00, 0x5a, 0xa0, 0x10, 0x00, 0xe6, 0x20 };
+	static const uint8_t start[] = { 0xb8, 0x00, 0xe0, 0x8e, 0xd8, 0xc6, 0x06, 0x10, 0x00, 0x5a, 0xa0, 0x10, 0x00, 0xe6, 0x30 };
 	const uint8_t jump[] = { 0xea, 0, 0, (uint8_t)(wake >> 4), (uint8_t)(wake >> 12) };
 
 	memcpy(f, start, sizeof(start));
-	memcpy(f + sizeof(start), code, n);
+	if (n)
+		memcpy(f + sizeof(start), code, n);
 	memcpy(f + sizeof(start) + n, jump, sizeof(jump));
 }
 
 /* mov %ah,%al; out; rsm */
 static const uint8_t smm_handler[] = { 0x88, 0xe0, 0xe6, 0x23, 0x0f, 0xaa };
 
-static void machine_open_under(struct machine *m, uint64_t flags, const uint8_t *code, size_t n, uint32_t wake, bool has_rom)
+/* Before the lock: memory and what lies in it. */
+static void furnish(struct machine *m, const uint8_t *code, size_t n, uint32_t wake, bool has_rom)
 {
 	static const uint8_t reset[] = { 0xea, 0x00, 0x00, 0x00, 0xf0 };		/* ljmp $0xf000,$0 */
-	static const uint8_t trampoline[] = { 0xb0, 0x77, 0xe6, 0x21, 0xf4 };		/* mov $0x77,%al; out; hlt */
+	static const uint8_t trampoline[] = { 0xb0, 0x77, 0xe6, 0x31, 0xf4 };		/* mov $0x77,%al; out; hlt */
 
-	struct gw_heki_policy p = { .flags = flags };
-
-	kernel_open(&m->g, &p);
 	m->shadow = memory(SHADOW_SIZE);
 	m->rom = memory(ROM_SIZE);
 	add_slot(&m->g, 2, 0, SHADOW, m->shadow, SHADOW_SIZE);
@@ -84,6 +85,14 @@ static void machine_open_under(struct machine *m, uint64_t flags, const uint8_t 
 	memcpy(m->g.rig.ram + TRAMPOLINE, trampoline, sizeof(trampoline));
 	memcpy(m->g.rig.ram + ATTACKER, trampoline, sizeof(trampoline));
 	kernel_map_late(&m->g, 0, TRAMPOLINE | 1);
+}
+
+static void machine_open_under(struct machine *m, uint64_t flags, const uint8_t *code, size_t n, uint32_t wake, bool has_rom)
+{
+	struct gw_heki_policy p = { .flags = flags };
+
+	kernel_open(&m->g, &p);
+	furnish(m, code, n, wake, has_rom);
 	kernel_lock(&m->g);
 }
 
@@ -141,8 +150,8 @@ static uint64_t denials(struct guest *g)
 static void wake(struct machine *m)
 {
 	reset(&m->g);
-	expect_port(&m->g, 0x20, 0x5a);
-	expect_port(&m->g, 0x21, 0x77);
+	expect_port(&m->g, 0x30, 0x5a);
+	expect_port(&m->g, 0x31, 0x77);
 }
 
 /* A store of the locked kernel's to the shadow area, through a mapping of its own. True: it was done. */
@@ -187,7 +196,7 @@ static void wakes_into_data(void **state)
 		if (row)
 			memcpy(m.g.rig.ram + ATTACKER, back, sizeof(back));
 		reset(&m.g);
-		expect_port(&m.g, 0x20, 0x5a);
+		expect_port(&m.g, 0x30, 0x5a);
 		expect_shutdown(&m.g);
 		assert_int_equal(guest_counters(&m.g).denied_fetch, 1);
 		assert_int_equal(guest_counters(&m.g).sealed, 0);
@@ -206,10 +215,10 @@ static void variables_are_memory(void **state)
 	for (uint8_t i = 0; i < 2; i++) {
 		m.shadow[F_SEGMENT - SHADOW + 0x200] = (uint8_t)(0x40 + i);
 		reset(&m.g);
-		expect_port(&m.g, 0x20, 0x5a);
+		expect_port(&m.g, 0x30, 0x5a);
 		expect_port(&m.g, 0x22, (uint8_t)(0x40 + i));
 		expect_port(&m.g, 0x22, (uint8_t)(0x41 + i));
-		expect_port(&m.g, 0x21, 0x77);
+		expect_port(&m.g, 0x31, 0x77);
 		assert_int_equal(m.shadow[F_SEGMENT - SHADOW + 0x200], 0x41 + i);
 	}
 	machine_close(&m);
@@ -244,13 +253,13 @@ static void other_memory_at_wake(void **state)
 		reset(&m.g);
 		/* Written to memory where there is some: read back what stands there. */
 		if (row < 2) {
-			expect_port(&m.g, 0x20, 0x5a);
+			expect_port(&m.g, 0x30, 0x5a);
 		} else {
 			assert_int_equal(rig_run(&m.g.rig), 0);
 			assert_int_equal(m.g.rig.run->exit_reason, KVM_EXIT_MMIO);
-			expect_port(&m.g, 0x20, 0xf4);
+			expect_port(&m.g, 0x30, 0xf4);
 		}
-		expect_port(&m.g, 0x21, 0x77);
+		expect_port(&m.g, 0x31, 0x77);
 		machine_close(&m);
 		munmap(other, SHADOW_SIZE);
 	}
@@ -298,9 +307,9 @@ static void guest_stands_there_already(void **state)
 /* From the waking vector on it is the guest: back to firmware, or a write to its memory; also where firmware has read the page before. */
 static void after_waking(void **state)
 {
-	static const uint8_t back[] = { 0xb0, 0x77, 0xe6, 0x21, 0xea, 0x00, 0x00, 0x00, 0xf0 };
+	static const uint8_t back[] = { 0xb0, 0x77, 0xe6, 0x31, 0xea, 0x00, 0x00, 0x00, 0xf0 };
 	/* mov $0xe000,%ax; mov %ax,%ds; movb $0x99,0x10 */
-	static const uint8_t store[] = { 0xb0, 0x77, 0xe6, 0x21, 0xb8, 0x00, 0xe0, 0x8e, 0xd8, 0xc6, 0x06, 0x10, 0x00, 0x99 };
+	static const uint8_t store[] = { 0xb0, 0x77, 0xe6, 0x31, 0xb8, 0x00, 0xe0, 0x8e, 0xd8, 0xc6, 0x06, 0x10, 0x00, 0x99 };
 	/* mov $TRAMPOLINE >> 4,%ax; mov %ax,%ds; mov 0,%al */
 	static const uint8_t look[] = { 0xb8, 0x00, 0x3b, 0x8e, 0xd8, 0xa0, 0x00, 0x00 };
 	struct machine m;
@@ -330,7 +339,7 @@ static void paging_ends_it(void **state)
 	machine_open(&m, code, sizeof(code), TRAMPOLINE, true);
 	memcpy(m.g.rig.ram + PAGE_DIRECTORY, &pde, sizeof(pde));
 	reset(&m.g);
-	expect_port(&m.g, 0x20, 0x5a);
+	expect_port(&m.g, 0x30, 0x5a);
 	expect_shutdown(&m.g);
 	assert_true(guest_sregs(&m.g).cr0 & 0x80000000);
 	assert_true(guest_counters(&m.g).denied_fetch > 0);
@@ -348,7 +357,7 @@ static void text_is_closed_to_firmware(void **state)
 	machine_open(&m, code, sizeof(code), TRAMPOLINE, true);
 	before = m.g.rig.ram[K_CODE];
 	reset(&m.g);
-	expect_port(&m.g, 0x20, 0x5a);
+	expect_port(&m.g, 0x30, 0x5a);
 	expect_shutdown(&m.g);
 	assert_int_equal(guest_counters(&m.g).denied_write, 1);
 	assert_int_equal(m.g.rig.ram[K_CODE], before);
@@ -361,6 +370,7 @@ static const struct pad { const char *name; uint8_t code[8], value; } pads[] = {
 	{ "AX with CS before it", { 0x8c, 0xc8, 0xea, 0x00, 0x01, 0x00, 0xf0 }, 0x30 },
 	{ "a far jump elsewhere", { 0xea, 0x00, 0x00, 0x00, 0x39 }, 0 },
 	{ "other code", { 0xe6, 0x22, 0x0f, 0xaa }, 0 },
+	{ "a far call", { 0x9a, 0x00, 0x01, 0x00, 0xf0 }, 0 },
 };
 
 static void smi(struct machine *m)
@@ -379,11 +389,11 @@ static void system_management(void **state)
 		add_slot(&m.g, SMM_SPACE | 2, 0, SHADOW, m.shadow, SHADOW_SIZE);
 		memcpy(m.g.rig.ram + SMM_ENTRY, pads[i].code, sizeof(pads[i].code));
 		reset(&m.g);
-		expect_port(&m.g, 0x20, 0x5a);
+		expect_port(&m.g, 0x30, 0x5a);
 		smi(&m);
 		if (pads[i].value) {
 			expect_port(&m.g, 0x23, pads[i].value);
-			expect_port(&m.g, 0x21, 0x77);
+			expect_port(&m.g, 0x31, 0x77);
 			assert_int_equal(denials(&m.g), 0);
 		} else {
 			expect_shutdown(&m.g);
@@ -422,6 +432,89 @@ static void system_management_of_the_locked(void **state)
 	assert_false(kernel_stores(&m));
 	machine_close(&m);
 	munmap(smram, 0x10000);
+}
+
+/* ---- other processors ------------------------------------------------------------------------------------------------------ */
+
+#define STARTED		0x3c000u	/* where firmware starts them */
+
+/* ICR of the x2APIC: INIT, then SIPI for STARTED, to processor 1 */
+static const uint8_t init_sipi[] = { 0x66, 0xb9, 0x30, 0x08, 0x00, 0x00, 0x66, 0xb8, 0x00, 0x45, 0x00, 0x00, 0x66, 0xba, 0x01, 0x00, 0x00, 0x00,
+				     0x0f, 0x30, 0x66, 0xb8, 0x3c, 0x46, 0x00, 0x00, 0x0f, 0x30, 0xe6, 0x22 };
+
+static void nothing(int sig) { }
+
+/* True: at a port. False: it waits. */
+static bool other_runs(int fd, struct kvm_run *run, uint16_t *port)
+{
+	struct sigaction a = { .sa_handler = nothing };
+	long r;
+
+	sigaction(SIGALRM, &a, NULL);
+	do {
+		ualarm(200000, 0);
+		r = rig_ioctl_n(fd, KVM_RUN, 0);
+		ualarm(0, 0);
+	} while (r == -EAGAIN);
+	if (r == -EINTR)
+		return false;
+	assert_int_equal(r, 0);
+	assert_int_equal(run->exit_reason, KVM_EXIT_IO);
+	*port = run->io.port;
+	return true;
+}
+
+/* @runs: what the first processor left there is a jump into firmware. */
+static void start_other(const uint8_t *pad, size_t n, bool runs)
+{
+	static const uint8_t wait[] = { 0xe6, 0x7f };	/* out: HLT would wait for interrupts */
+	struct machine m;
+	struct kvm_sregs s;
+	struct kvm_run *run;
+	uint16_t port;
+	int fd;
+
+	kernel_open_with(&m.g, NULL, RIG_CPUID | RIG_IRQCHIP);
+	fd = rig_vcpu(&m.g.rig, 1, &run);
+	rig_set_cpuid(&m.g.rig, fd);
+	furnish(&m, init_sipi, sizeof(init_sipi), TRAMPOLINE, true);
+	memcpy(m.g.rig.ram + TRAMPOLINE, init_sipi, sizeof(init_sipi));
+	memcpy(m.g.rig.ram + K_TEXT + 6 * 16, wait, sizeof(wait));
+	memcpy(m.g.rig.ram + STARTED, pad, n);
+	memcpy(m.g.rig.ram + ATTACKER, "\xea\x00\x01\x00\xf0", 5);	/* into firmware, by a way round */
+	guest_start(&m.g, 3);
+	EMIT(&m.g, 0x0f, 0x0b);
+	assert_int_equal(rig_run(&m.g.rig), 0);
+	assert_int_equal(m.g.rig.run->io.port, 0x7f);
+	reset(&m.g);
+	s = guest_sregs(&m.g);
+	s.apic_base = 0xfee00d00;
+	guest_set_sregs(&m.g, &s);
+	expect_port(&m.g, 0x30, 0x5a);
+	assert_int_equal(rig_run(&m.g.rig), 0);
+	assert_int_equal(m.g.rig.run->io.port, 0x22);
+	assert_int_equal(other_runs(fd, run, &port), runs);
+	assert_int_equal(guest_counters(&m.g).denied_fetch, !runs);
+	if (runs)
+		assert_int_equal(port, 0x23);
+	/* The kernel awake: the same start is not firmware's. */
+	assert_int_equal(rig_run(&m.g.rig), 0);
+	assert_int_equal(m.g.rig.run->io.port, 0x22);
+	assert_false(other_runs(fd, run, &port));
+	assert_int_equal(guest_counters(&m.g).denied_fetch, 1 + !runs);
+	assert_int_equal(gw_close(fd), 0);
+	machine_close(&m);
+}
+
+static void other_processors(void **state)
+{
+	static const uint8_t jump[] = { 0xea, 0x00, 0x01, 0x00, 0xf0 }, elsewhere[] = { 0xea, 0x00, 0x00, 0x00, 0x39 }, code[] = { 0xe6, 0x23 };
+	static const uint8_t call[] = { 0x9a, 0x00, 0x01, 0x00, 0xf0 };
+
+	start_other(jump, sizeof(jump), true);
+	start_other(elsewhere, sizeof(elsewhere), false);
+	start_other(code, sizeof(code), false);
+	start_other(call, sizeof(call), false);
 }
 
 static bool client_can_write(uint8_t *at)
@@ -472,9 +565,9 @@ static void owner_resets_protection(void **state)
 
 	machine_open(&m, NULL, 0, ATTACKER, true);
 	reset(&m.g);
-	expect_port(&m.g, 0x20, 0x5a);
+	expect_port(&m.g, 0x30, 0x5a);
 	assert_int_equal(rig_ioctl_n(m.g.rig.vm, GW_HEKI_RESET, 0), 0);
-	expect_port(&m.g, 0x21, 0x77);
+	expect_port(&m.g, 0x31, 0x77);
 	assert_int_equal(denials(&m.g), 0);
 	machine_close(&m);
 }
@@ -494,6 +587,7 @@ int main(void)
 		{ "kernel text is closed to firmware too", text_is_closed_to_firmware, NULL, NULL, NULL },
 		{ "system management mode begins in guest memory with a jump into firmware and nothing else", system_management, NULL, NULL, NULL },
 		{ "under the running kernel its handler goes on in firmware", system_management_of_the_locked, NULL, NULL, NULL },
+		{ "a processor that firmware starts begins with a jump into firmware and nothing else", other_processors, NULL, NULL, NULL },
 		{ "with a shield the client cannot write the shadow area but while firmware runs", shielded, NULL, NULL, NULL },
 		{ "a machine without ROM has no firmware and no shadow area", without_rom, NULL, NULL, NULL },
 		{ "when the owner takes protection back, firmware is code like all", owner_resets_protection, NULL, NULL, NULL },

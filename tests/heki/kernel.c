@@ -51,20 +51,30 @@ static void make_image(struct guest *g)
 	}
 }
 
-void kernel_open_unlocked(struct guest *g)
+static void open_unlocked(struct guest *g, unsigned flags)
 {
 	struct { uint32_t n, pad; struct kvm_msr_entry e; } msr = { .n = 1, .e = { .index = LSTAR, .data = K_IMAGE } };
 
-	guest_open(g);
+	guest_open_with(g, flags);
 	make_image(g);
 	assert_int_equal(rig_ioctl(g->rig.vcpu, KVM_SET_MSRS, &msr), 1);
 }
 
+void kernel_open_unlocked(struct guest *g)
+{
+	open_unlocked(g, RIG_CPUID);
+}
+
 void kernel_open(struct guest *g, const struct gw_heki_policy *p)
+{
+	kernel_open_with(g, p, RIG_CPUID);
+}
+
+void kernel_open_with(struct guest *g, const struct gw_heki_policy *p, unsigned flags)
 {
 	struct gw_heki_policy policy = p ? *p : (struct gw_heki_policy){ 0 };
 
-	kernel_open_unlocked(g);
+	open_unlocked(g, flags);
 	policy.flags |= GW_HEKI_POLICY_UNASSISTED;
 	assert_int_equal(rig_ioctl(g->rig.vm, GW_HEKI_SET_POLICY, &policy), 0);
 }

@@ -21,6 +21,7 @@
 #define K_DIRECT	0xffff888000000000ull
 
 void kernel_open(struct guest *g, const struct gw_heki_policy *p);	/* p->flags gets UNASSISTED */
+void kernel_open_with(struct guest *g, const struct gw_heki_policy *p, unsigned flags);	/* of the rig */
 void kernel_open_unlocked(struct guest *g);					/* the same without a policy */
 /* The first user instruction: locked; then in the kernel, by an exception. */
 void kernel_lock(struct guest *g);
