@@ -499,6 +499,10 @@ int main(int argc, char **argv)
 		}
 		return 0;
 	}
+	if (argc > 1 && !strcmp(argv[1], "rights")) {
+		rights();
+		return 0;
+	}
 	if (argc > 1 && !strcmp(argv[1], "views")) {
 		for (unsigned i = 0; i < 3; i++)
 			views(callbacks());

@@ -167,7 +167,7 @@ static void bad_responses_leave_the_vcpu_paused(void **state)
 
 static void many_bad_responses_make_one_line(void **state)
 {
-	struct kvm_regs regs = { .rip = CODE, .rbx = PAGE_A, .rax = 7, .rflags = 2 };
+	struct kvm_regs regs = { .rip = CODE, .rax = 7, .rflags = 2 };
 	static struct client c;
 	struct one one[4];
 	pthread_t t[4];
@@ -179,6 +179,7 @@ static void many_bad_responses_make_one_line(void **state)
 	memcpy(c.r.ram + CODE, store, sizeof(store));
 	client_start(&c);
 	for (unsigned i = 0; i < 4; i++) {
+		regs.rbx = PAGE_A + 64 * i;
 		assert_int_equal(gw_ioctl(c.r.vcpu[i], KVM_SET_REGS, (uintptr_t)&regs), 0);
 		one[i] = (struct one){ &c.r, i };
 		assert_int_equal(pthread_create(&t[i], NULL, cpu_thread, &one[i]), 0);
