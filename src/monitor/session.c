@@ -217,8 +217,9 @@ int mon_attach(struct monitor *m, struct gw_monitor_attach *a)
 	m->spin_ns = a->spin_us * 1000ull;
 	m->is_bad_answer_logged = false;
 	atomic_store(&m->blanket, (a->flags & GW_MON_BLANKET) != 0);
-	atomic_store(&m->is_attached, true);
+	/* In this order: who has seen the number before this one, and the door that went with it, finds nobody. */
 	atomic_fetch_add(&m->session, 1);
+	atomic_store(&m->is_attached, true);
 	mon_rearm(m);
 	mon_forget_all(m);
 unlock:
