@@ -179,6 +179,11 @@ static int mmio_exit(struct vm_vcpu *v)
 		return tell_write(v);
 	if (!io->wanted)
 		return 1;
+	/* KVM does not emulate these. Nobody minds that we do, but clients that asked for what is not emulated want to see it. */
+	if (unlikely(v->vm->is_emulation_exit) && vm_is_x87(v)) {
+		io->wanted = false;
+		return vm_emulation_exit(v);
+	}
 	run->exit_reason = KVM_EXIT_MMIO;
 	run->mmio.phys_addr = io->want.addr;
 	run->mmio.len = io->want.len;
@@ -260,42 +265,6 @@ static int hypercall_exit(struct vm_vcpu *v)
 	/* vm_hypercall() filled the union. */
 	v->run->exit_reason = KVM_EXIT_HYPERCALL;
 	v->pending = VM_PENDING_HYPERCALL;
-	return 0;
-}
-
-/* The bytes at RIP, as far as they can be read without any effect. */
-static unsigned insn_bytes(struct vm_vcpu *v, uint8_t bytes[15])
-{
-	struct acc_request rq = { .cpu = &v->c.acc, .gva = GVA(v->c.rip + v->c.seg_base[SEG_CS]), .rights = ACC_R, .stage = ACC_IMPLICIT,
-				  .origin = ACC_IOCTL, .len = 1 };
-	struct acc_result res;
-	unsigned n = GW_PAGE_SIZE - (unsigned)(rq.gva.v & GW_PAGE_MASK);
-
-	n = n < 15 ? n : 15;
-	acc_enter(&v->c.acc);
-	if (acc_translate(&rq, &res) != ACC_ALLOW)
-		n = 0;
-	acc_leave(&v->c.acc);
-	return n && acc_peek(v->vm->acc, rq.gpa, bytes, n) ? n : 0;
-}
-
-static int emulation_exit(struct vm_vcpu *v)
-{
-	struct kvm_run *run = v->run;
-	unsigned n;
-
-	run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
-	memset(run->padding, 0, sizeof(run->padding));
-	run->emulation_failure.suberror = KVM_INTERNAL_ERROR_EMULATION;
-	if (!v->vm->is_emulation_exit)
-		return 0;
-	run->emulation_failure.ndata = 1;
-	n = insn_bytes(v, run->emulation_failure.insn_bytes);
-	if (n) {
-		run->emulation_failure.ndata = 3;
-		run->emulation_failure.flags = KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES;
-		run->emulation_failure.insn_size = (uint8_t)n;
-	}
 	return 0;
 }
 
@@ -386,7 +355,7 @@ static int (*const exits[])(struct vm_vcpu *v) = {
 	[CPU_EXIT_HYPERCALL] = hypercall_exit,
 	[CPU_EXIT_MSR] = msr_exit,
 	[CPU_EXIT_DEBUG] = debug_exit,
-	[CPU_EXIT_EMULATION] = emulation_exit,
+	[CPU_EXIT_EMULATION] = vm_emulation_exit,
 	[CPU_EXIT_DELIVERY] = delivery_exit,
 	[CPU_EXIT_HOST_FAULT] = host_fault_exit,
 	[CPU_EXIT_INIT] = init_exit,

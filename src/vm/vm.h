@@ -488,6 +488,11 @@ void vm_steal_end(struct vm_vcpu *v);
 #define VM_STEAL_RUNNING_US	1000u
 #define VM_STEAL_ENTRY_US	100u
 
+/* ---- emulation.c ------------------------------------------------------------------------------------------------- */
+
+int vm_emulation_exit(struct vm_vcpu *v);
+bool vm_is_x87(struct vm_vcpu *v);	/* the instruction at RIP */
+
 /* ---- async_pf.c -------------------------------------------------------------------------------------------------- */
 
 /* MSR_KVM_ASYNC_PF_EN, _INT, _ACK: 0, -EINVAL. */
