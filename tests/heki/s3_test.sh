@@ -63,7 +63,7 @@ build() { # KERNEL
 machine() { # KERNEL POLICY MACHINE CPUS
 	rm -f "$dir"/m.*
 	mkfifo "$dir/m.in" "$dir/m.out"
-	GUESTWARD_HEKI="unassisted,$2" timeout -k 3 "${LIMIT:-60}" "$gw" run --log="$dir/log" -- "$qemu" -accel kvm -machine "$3" -cpu max -nodefaults -m 192 \
+	GUESTWARD_HEKI="unassisted,$2" timeout -k 3 "${LIMIT:-100}" "$gw" run --log="$dir/log" -- "$qemu" -accel kvm -machine "$3" -cpu max -nodefaults -m 192 \
 		-smp "$4" -display none -serial stdio -no-reboot -chardev pipe,id=m,path="$dir/m" -mon m -kernel "$1/kernel" -initrd "$dir/initrd" \
 		-append 'console=ttyS0 quiet panic=-1 nokaslr' </dev/null >"$dir/out" 2>&1 &
 	pid=$!
