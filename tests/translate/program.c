@@ -262,13 +262,56 @@ static void field(struct maker *m, unsigned base)
 }
 
 /* Many near the end of a page, before one that can be read only, or one that comes into being. */
-static void object(struct maker *m)
+static uint64_t place(struct maker *m)
 {
 	static const uint16_t near[] = { 0x0, 0x1000, 0x1000, 0x2000, 0x3000 };
-	unsigned base = maybe(m, 40) ? RSP : pick(m, 16), n = 2 + pick(m, 8);
-	uint64_t at = DIFF_DATA + (maybe(m, 50) ? 0x100 + 8 * pick(m, 0x1c0) : near[pick(m, 5)] + 4 * pick(m, 24) - 64);
 
-	mov_imm(m, base, at);
+	return DIFF_DATA + (maybe(m, 50) ? 0x100 + 8 * pick(m, 0x1c0) : near[pick(m, 5)] + 4 * pick(m, 24) - 64);
+}
+
+/* INC, DEC, ROL, SHR, SAR, MOVZX within one register: what leaves a part of the flags, or whose flags follow from little. */
+static void on_register(struct maker *m)
+{
+	unsigned reg = pick(m, 16), what = pick(m, 6);
+
+	if (reg == RSP)
+		reg = RBP;
+	byte(m, 0x48 | reg >> 3 | (what == 5 ? (reg & 8) >> 1 : 0));
+	reg &= 7;
+	if (what < 2) {
+		byte(m, 0xff);
+		byte(m, 0xc0 | what << 3 | reg);
+	} else if (what < 5) {
+		byte(m, 0xc1);
+		byte(m, (what == 2 ? 0xc0 : what == 3 ? 0xe8 : 0xf8) | reg);
+		byte(m, 1);	/* overflow is defined */
+	} else {
+		byte(m, 0x0f);
+		byte(m, maybe(m, 50) ? 0xb6 : 0xb7);
+		byte(m, 0xc0 | reg << 3 | reg);
+	}
+}
+
+/* What lies around two pointers, in turns. */
+static void two_objects(struct maker *m)
+{
+	unsigned base[2] = { maybe(m, 40) ? RSP : pick(m, 16), pick(m, 16) }, n = 4 + pick(m, 10);
+
+	for (unsigned i = 0; i < 2; i++)
+		mov_imm(m, base[i], maybe(m, 50) ? place(m) : DIFF_DATA + 0x100 + 8 * pick(m, 0x1c0));
+	for (unsigned i = 0; i < n && m->p->len < RIG_CODE_MAX - 400; i++) {
+		if (maybe(m, 25))
+			on_register(m);
+		else
+			field(m, base[pick(m, 2)]);
+	}
+}
+
+static void object(struct maker *m)
+{
+	unsigned base = maybe(m, 40) ? RSP : pick(m, 16), n = 2 + pick(m, 8);
+
+	mov_imm(m, base, place(m));
 	for (unsigned i = 0; i < n && m->p->len < RIG_CODE_MAX - 400; i++)
 		field(m, base);
 }
@@ -284,8 +327,10 @@ static void loop(struct maker *m)
 	word(m, at);
 	word(m, n);
 	start = m->p->len;
-	if (maybe(m, 30))
+	if (maybe(m, 20))
 		object(m);
+	else if (maybe(m, 15))
+		two_objects(m);
 	else
 		some(m, 1 + pick(m, 4));
 	if (maybe(m, 30))
@@ -461,8 +506,10 @@ void program_make(struct rig_program *p, uint64_t seed, const uint8_t *choice, s
 
 		if (what < 45)
 			some(m, 1);
-		else if (what < 60)
+		else if (what < 53)
 			object(m);
+		else if (what < 60)
+			two_objects(m);
 		else if (what < 75)
 			skip(m);
 		else if (what < 84)

@@ -51,6 +51,35 @@ static uint16_t of_value(uint64_t v, unsigned size)
 	return made(v, 0, v, false, false, size) & (uint16_t)~cpu_cc_of_flags(FLAG_AF);
 }
 
+enum { SHIFT_LEFT, SHIFT_RIGHT, SHIFT_SIGNED };
+
+/* By the host, which knows what becomes of undefined ones. */
+#define HOST_SHIFT(op, type) __asm__(op " %%cl, %0\n\tpushfq\n\tpopq %1" : "+r"(v_##type), "=r"(f) : "c"(count) : "cc")
+#define HOST_SHIFTS(suffix, type) do {										\
+		type##_t v_##type = (type##_t)v;								\
+		if (way == SHIFT_LEFT)										\
+			HOST_SHIFT("shl" suffix, type);								\
+		else if (way == SHIFT_RIGHT)									\
+			HOST_SHIFT("shr" suffix, type);								\
+		else												\
+			HOST_SHIFT("sar" suffix, type);								\
+	} while (0)
+
+static uint16_t of_shift(uint64_t v, unsigned way, uint8_t count, unsigned size)
+{
+	uint64_t f;
+
+	if (size == 1)
+		HOST_SHIFTS("b", uint8);
+	else if (size == 2)
+		HOST_SHIFTS("w", uint16);
+	else if (size == 4)
+		HOST_SHIFTS("l", uint32);
+	else
+		HOST_SHIFTS("q", uint64);
+	return cpu_cc_of_flags((uint32_t)f);
+}
+
 #define CC_CARRY cpu_cc_of_flags(FLAG_CF)
 
 static uint64_t value(const struct vcpu *c, unsigned n)
@@ -89,6 +118,9 @@ static uint16_t of_recipe(const struct vcpu *c, unsigned id)
 	case TR_ROL:
 	case TR_ROR:
 		return of_rotation(under(c, r), a, r);
+	case TR_SHIFTED:
+		cc = of_shift(a, (uint32_t)r->imm >> 8, (uint8_t)r->imm, r->size);
+		break;
 	case TR_SUM:
 		cc = of_sum(a - b, b, r->size);
 		break;
@@ -465,6 +497,38 @@ static void remember_rotation(struct tr_compiler *x, const struct tr_insn *t, st
 		m->recipe = number_of(x->k, &r);
 }
 
+/*
+ * What a shift lost cannot be made again: its operand is kept, by one store, where the flags may be seen. Nobody needs what is kept for
+ * earlier flags then: this sets all.
+ */
+static bool remember_shift(struct tr_compiler *x, struct tr_insn *t, struct memory *m)
+{
+	static const uint16_t ops[] = { I_SHL, I_SHR, I_SAR };
+	unsigned way = 0, count = t->row->opnd[1] == OE_ONE ? 1 : t->in.imm & (t->in.opsize == 8 ? 63 : 31);
+	struct tr_recipe r = { .op = TR_SHIFTED, .size = t->row->attr & IA_BYTE ? 1 : t->in.opsize, .reg = TR_KEPT, .src = TR_IMM };
+
+	while (way < ARRAY_SIZE(ops) && ops[way] != t->in.op)
+		way++;
+	if (way == ARRAY_SIZE(ops) || t->kind != TK_PLAIN || t->in.has_mem || t->kill != TF_ALL || !t->shown || register_of(t, 0) == TR_NO_REG)
+		return false;
+	r.imm = (int32_t)(way << 8 | count);
+	m->recipe = number_of(x->k, &r);
+	t->keeps = true;
+	return true;
+}
+
+/* MOVZX and MOVSX within one register leave the part of it that the recipe is about. */
+static bool leaves_part(const struct tr_compiler *x, const struct tr_insn *t, uint32_t id)
+{
+	const struct insn *in = &t->in;
+
+	if ((in->op != I_MOVZX && in->op != I_MOVSX) || in->has_mem || in->reg != in->rm || id == TR_LOST || x->k->recipe[id].base)
+		return false;
+	if (t->row->memsize == 1 && in->rm >= 4 && !in->rex)
+		return false;
+	return x->k->recipe[id].size <= t->row->memsize && x->k->recipe[id].size <= in->opsize;
+}
+
 /* After @t, which touches flags. */
 static void remember(struct tr_compiler *x, struct tr_insn *t, struct memory *m)
 {
@@ -484,6 +548,8 @@ static void remember(struct tr_compiler *x, struct tr_insn *t, struct memory *m)
 			r.base = m->in_host ? (uint16_t)m->recipe : 0;
 			m->recipe = number_of(x->k, &r);
 		}
+	} else if (remember_shift(x, t, m)) {
+		;
 	} else if (is_rotation(t)) {
 		remember_rotation(x, t, m);
 	} else if (t->kind == TK_PLAIN && t->kill == TF_ALL && recipe_of(t, &r)) {
@@ -548,7 +614,7 @@ static void find_recipes(struct tr_compiler *x)
 			continue;
 		}
 		/* A comparison of what it writes itself (SUB) is of the values after it. */
-		if (!t->touch && written_by(t) & registers_of(x->k, m.recipe))
+		if (!t->touch && written_by(t) & registers_of(x->k, m.recipe) && !leaves_part(x, t, m.recipe))
 			m.recipe = TR_LOST;
 		if (t->touch)
 			remember(x, t, &m);
@@ -564,7 +630,7 @@ static uint32_t kept_aside(struct translator *k, uint32_t id, uint32_t changed)
 	if (!id || id == TR_LOST || !(registers_of(k, id) & changed))
 		return id;
 	r = k->recipe[id];
-	if (r.base && registers_of(k, r.base) & changed)
+	if (r.base && registers_of(k, r.base) & (changed | BIT(TR_KEPT)))
 		return TR_LOST;
 	if (r.op != TR_VALUE && changed >> r.reg & 1)
 		r.reg = TR_KEPT;
@@ -648,7 +714,7 @@ void tr_flags_tell(struct tr_compiler *x, uint32_t recipe)
 
 static void keep_aside(struct tr_compiler *x, unsigned from, unsigned to)
 {
-	if (to >= TR_KEPT && to != TR_IMM)
+	if (to >= TR_KEPT && to != TR_IMM && to != from)
 		e_store(&x->e, rm_gs(offsetof(struct vcpu, tr_kept) + 8 * (to - TR_KEPT)), tr_reg(x, from, HR_9));
 }
 

@@ -45,6 +45,7 @@ struct tr_insn {
 	uint8_t live;		/* flags that are read after it */
 	uint8_t shown;		/* flags that may be seen after it: the unit may be left before they are set again */
 	bool spill;		/* the unit may be left here, and the flags are nowhere else */
+	bool keeps;		/* its operand is put to vcpu.tr_kept before it */
 	uint32_t recipe;	/* what makes the flags before it; 0: c->cc has them */
 };
 

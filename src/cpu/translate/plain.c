@@ -242,6 +242,8 @@ void tr_plain(struct tr_compiler *x, const struct tr_insn *t)
 	free_registers(x, t, &q.rm, &s);
 	tr_flags_need(x, t, s.pool[s.n_pool - 1]);
 	registers(x, t, &q, &s);
+	if (t->keeps)
+		e_store(&x->e, RM_VCPU(tr_kept), q.rm.reg);
 	if (t->in.has_mem || t->may_fault)
 		tr_may_fault(x);
 	e_put(&x->e, &q);

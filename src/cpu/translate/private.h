@@ -136,6 +136,7 @@ enum tr_made {
 	TR_COMPARED, TR_TESTED,	/* reg with src */
 	TR_NEGATED,		/* reg is what negating gave */
 	TR_VALUE,		/* src is what a logical operation gave */
+	TR_SHIFTED,		/* reg, always vcpu.tr_kept, was shifted: imm is the count, and from bit 8 which way */
 	TR_ROL, TR_ROR,		/* reg is what rotating gave: carry and overflow; the others are those of base, 0: of c->cc */
 };
 #define TR_KEPT		16u
