@@ -449,7 +449,7 @@ enum acc_verdict acc_walk(const struct mem_map *map, struct acc_request *rq, str
 	};
 	enum acc_verdict v = ACC_RETRY;
 
-	w->known = false;
+	w->known = w->path.is_noted = false;
 	if (!(cpu->cr0 & CR0_PG))
 		return without_paging(map, rq, w);
 	if ((cpu->efer & EFER_LMA) && unlikely(!canonical(cpu, rq->gva.v))) {
