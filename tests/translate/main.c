@@ -128,7 +128,7 @@ int main(int argc, char **argv)
 	}
 	/* A test in which every program dies early, nothing is ever evicted and no exit compared tests nothing. */
 	flushes = rig_vcpu(rig[ARRAY_SIZE(engines) - 1])->stats.tr_flushes;
-	bad |= !say(ended * 4 > n, ARRAY_SIZE(engines) + 1, "enough programs come to their end", ended);
+	bad |= !say(ended * 5 > n, ARRAY_SIZE(engines) + 1, "enough programs come to their end", ended);
 	bad |= !say(exits > n, ARRAY_SIZE(engines) + 2, "enough exits on the way are compared", exits);
 	bad |= !say(n < 10000 || flushes > 2, ARRAY_SIZE(engines) + 3, "a full code cache is emptied and used again", flushes);
 	free_all(oracle, rig, ARRAY_SIZE(engines));

@@ -2,10 +2,10 @@
 /*
  * Inside cpu/translate: units of code, the memory they live in, and what the files share.
  *
- * A unit is the translation of one block at one virtual address in one TLB mode, and of those that mostly follow it (trace.c). In host code, between any two guest
- * instructions: GS holds the vCPU, twelve guest registers are in host registers (tr_home), the other four in c->gpr[]; the
- * arithmetic flags are in RFLAGS, in c->cc, or dead; the host's stack is as the entry left it. At the borders of units flags
- * are in c->cc or dead. r9, r10 and r11 are scratch.
+ * A unit is the translation of one block at one virtual address in one TLB mode, and of those that mostly follow it (trace.c). In
+ * host code, between any two guest instructions: GS holds the vCPU, twelve guest registers are in host registers (tr_home), the
+ * other four in c->gpr[]; the arithmetic flags are in RFLAGS, in c->cc, or dead; the host's stack is as the entry left it. At the
+ * borders of units flags are in c->cc or dead. r9, r10 and r11 are scratch.
  *
  * Two entries. `mapped` checks that the page of the unit is still the one fetched at its address, was compared since the client
  * last may have written, and that its code has not changed; all of that once for each value of acc.stamp, which moves when any of
@@ -202,7 +202,7 @@ uint64_t tr_indirect(struct vcpu *c, uint32_t id);
 uint64_t tr_resume(struct vcpu *c, uint32_t id);
 #define TR_ID(unit, k)	((unit) << 6 | (k))
 
-/* flags.c */
+/* recipe.c */
 int tr_recipes_new(struct translator *k);	/* 0, or -1: no memory */
 void tr_recipes_free(struct translator *k);
 void tr_recipes_reset(struct translator *k);
