@@ -4,6 +4,7 @@
  * bare eventfd ping-pong of the same run, single steps, view switches, rights on a million pages, and what a monitor costs a guest
  * whose pages it does not watch, or of which it watches one in a hundred. One line a number, "name value unit".
  */
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -320,8 +321,8 @@ static void allow(void *arg, struct session *s, const struct gw_mon_event *ev, s
 }
 
 /*
- * Forked before there are threads. Told by a byte where to run and to begin, tells by one when it is attached; when nothing has come
- * for a while it detaches, tells how many there were, and may be told again.
+ * Forked before there are threads. Told by a byte where to run and to begin, tells by one when it is attached; kicked out of its sleep
+ * it detaches, tells how many there were, and may be told again. A limit to the sleep would be a timer to set for each question.
  */
 static void child(int fd, unsigned spin_us)
 {
@@ -335,7 +336,7 @@ static void child(int fd, unsigned spin_us)
 		if (session_connect(&s, getppid(), 0) || session_attach(&s, GW_MON_RELEASE, 0, 0, spin_us) ||
 		    session_command(&s, GW_MON_OP_SET_ACCESS, 0, GW_MON_RX, WATCHED >> 12, 1, NULL) || write(fd, &c, 1) != 1)
 			_exit(1);
-		if (session_serve(&s, spin_us, 100, allow, &n) || session_command(&s, GW_MON_OP_DETACH, 1, 0, 0, 0, NULL))
+		if (session_serve(&s, spin_us, -1, allow, &n) != -EINTR || session_command(&s, GW_MON_OP_DETACH, 1, 0, 0, 0, NULL))
 			_exit(1);
 		session_close(&s);
 		if (write(fd, &n, sizeof(n)) != (ssize_t)sizeof(n))
@@ -424,6 +425,7 @@ static double ping_pong(const struct placement *p, double s, bool processes)
 /* Per second, for about @s seconds. */
 static double round_trips(const struct other *o, const struct placement *p, double s)
 {
+	struct pollfd answer = { .fd = o->fd, .events = POLLIN };
 	char c = p->monitor;
 	unsigned long n;
 	double from;
@@ -439,6 +441,10 @@ static double round_trips(const struct other *o, const struct placement *p, doub
 	rest(s);
 	stop();
 	from = now() - from;
+	/* Until it is found asleep. */
+	do
+		kill(o->pid, SIGUSR1);
+	while (!poll(&answer, 1, 10));
 	if (read(o->fd, &n, sizeof(n)) != (ssize_t)sizeof(n)) {
 		fprintf(stderr, "monitor: the other process did not detach\n");
 		exit(1);
@@ -487,9 +493,9 @@ int main(int argc, char **argv)
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	setenv("GUESTWARD_CONTROL", "1", 1);
+	sigaction(SIGUSR1, &sa, NULL);
 	sleeping = other(0);
 	spinning = other(GW_MON_MAX_SPIN);
-	sigaction(SIGUSR1, &sa, NULL);
 	machine();
 	rest(0.1);
 	if (argc > 1 && !strcmp(argv[1], "in-process")) {	/* for a profiler */
