@@ -277,6 +277,7 @@ struct gw_heki_attributes { __u64 address, size, attributes, mask, flags; };
 #define GW_HEKI_POLICY_ALLOW_WX		(1ull << 2)
 #define GW_HEKI_POLICY_SHIELD		(1ull << 3)
 #define GW_HEKI_POLICY_KPROBES		(1ull << 4)
+#define GW_HEKI_POLICY_CLEAR_ON_RESET	(1ull << 5)	/* as GW_HEKI_RESET(1) when the client puts the boot vCPU at the reset vector and none runs */
 /* When unassisted mode locks; always at a user instruction, with the kernel's text read-only already. */
 #define GW_HEKI_LOCK_AT_INIT		0	/* the first */
 #define GW_HEKI_LOCK_AT_REQUEST		1	/* after GW_HEKI_LOCK */

@@ -54,6 +54,11 @@ static uint8_t *code_of(const struct heki_firmware *f, uint64_t gfn)
 	return i < FRAMES && f->has[i / 64] >> i % 64 & 1 ? f->copy + (size_t)i * GW_PAGE_SIZE : NULL;
 }
 
+const uint8_t *heki_firmware_at(const struct heki *h, uint64_t gfn)
+{
+	return atomic_load(&h->firmware.exists) ? code_of(&h->firmware, gfn) : NULL;
+}
+
 /* At the lock, outside guest code. No firmware is no error. */
 int heki_firmware_find(struct heki *h, struct heki_seals *s)
 {

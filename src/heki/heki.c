@@ -202,6 +202,7 @@ static const struct { const char *word; size_t off; uint8_t value; } words[] = {
 	{ "allow-wx", offsetof(struct heki_policy, allow_wx), 1 },
 	{ "shield", offsetof(struct heki_policy, shield), 1 },
 	{ "kprobes", offsetof(struct heki_policy, allow_kprobes), 1 },
+	{ "clear-on-reset", offsetof(struct heki_policy, clear_on_reset), 1 },
 	{ "lock-at=init", offsetof(struct heki_policy, lock_at), HEKI_LOCK_AT_INIT },
 	{ "lock-at=request", offsetof(struct heki_policy, lock_at), HEKI_LOCK_AT_REQUEST },
 };
@@ -258,7 +259,7 @@ void heki_policy_get(struct heki *h, struct heki_policy *out)
 	*out = (struct heki_policy){
 		.inject = atomic_load(&h->inject), .dynamic = atomic_load(&h->dynamic), .unassisted = atomic_load(&h->unassisted),
 		.lock_registers = atomic_load(&h->lock_registers), .allow_wx = atomic_load(&h->allow_wx), .shield = atomic_load(&h->shield),
-		.allow_kprobes = atomic_load(&h->allow_kprobes),
+		.allow_kprobes = atomic_load(&h->allow_kprobes), .clear_on_reset = atomic_load(&h->clear_on_reset),
 	};
 	pthread_mutex_lock(&h->lock);
 	out->lock_at = h->lock_at;
@@ -281,6 +282,7 @@ int heki_policy_set(struct heki *h, const struct heki_policy *p)
 	atomic_store(&h->allow_wx, p->allow_wx);
 	atomic_store(&h->shield, p->shield);
 	atomic_store(&h->allow_kprobes, p->allow_kprobes);
+	atomic_store(&h->clear_on_reset, p->clear_on_reset);
 	h->lock_at = p->lock_at;
 	h->lock_seconds = p->lock_seconds;
 	memcpy(h->lock_path, p->lock_path, sizeof(h->lock_path));
@@ -356,6 +358,7 @@ void heki_vcpu_set(struct heki *h, unsigned vcpu, uint64_t held_cr0, uint64_t he
 	atomic_store(&h->vcpu[vcpu].held_cr4, held_cr4);
 }
 
+/* Read-only memory is the client's. A machine that starts again begins in the shadow area: that gets what the lock found there. */
 static void zero_frames(struct heki *h)
 {
 	static const uint8_t zeros[GW_PAGE_SIZE];
@@ -363,7 +366,11 @@ static void zero_frames(struct heki *h)
 
 	for (uint64_t at = 0; heki_next(h, GFN(at), &r); at = r.first.v + r.n)
 		for (uint64_t i = 0; !(r.attributes & HEKI_W) && i < r.n; i++)
-			h->host->write(h->vm, gfn_gpa(GFN(r.first.v + i)), zeros, sizeof(zeros));
+			if (!h->host->is_rom(h->vm, GFN(r.first.v + i))) {
+				const uint8_t *firmware = heki_firmware_at(h, r.first.v + i);
+
+				h->host->write(h->vm, gfn_gpa(GFN(r.first.v + i)), firmware ? firmware : zeros, sizeof(zeros));
+			}
 }
 
 int heki_reset(struct heki *h, bool zero)
@@ -391,4 +398,22 @@ int heki_reset(struct heki *h, bool zero)
 		h->vcpu[i].saved.valid = false;
 	heki_seals_retire(h);
 	return 0;
+}
+
+bool heki_clears_on_reset(const struct heki *h)
+{
+	return atomic_load(&h->clear_on_reset) && atomic_load(&h->is_locked);
+}
+
+void heki_machine_reset(struct heki *h)
+{
+	struct heki_policy p;
+
+	heki_policy_get(h, &p);
+	if (heki_reset(h, true))
+		return;
+	heki_seals_free(h);
+	atomic_store(&h->lock_wanted, false);
+	atomic_store(&h->first_user, 0);
+	heki_policy_set(h, &p);
 }

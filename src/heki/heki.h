@@ -120,11 +120,12 @@ struct heki_policy {
 	bool allow_wx;			/* the guest may ask for W and X together */
 	bool shield;			/* the client's own mapping of W=0 frames becomes read-only */
 	bool allow_kprobes;		/* the vocabulary has INT3 and JMP32 anywhere in kernel text */
+	bool clear_on_reset;		/* heki_machine_reset() */
 };
 
 /*
  * Words of a policy, separated by commas: unassisted, sealed-once, frozen, mirrored, rfc-codes, lock-registers, allow-wx, shield,
- * kprobes, lock-at=init, lock-at=request, lock-at=seconds:N, lock-at=exec:PATH. False: one is not known; *p is then undefined.
+ * kprobes, clear-on-reset, lock-at=init, lock-at=request, lock-at=seconds:N, lock-at=exec:PATH. False: one is not known; *p is then undefined.
  */
 bool heki_policy_parse(struct heki_policy *p, const char *text);
 void heki_policy_get(struct heki *h, struct heki_policy *out);
@@ -265,5 +266,9 @@ void heki_firmware_begin(struct heki *h, const struct acc_cpu *cpu);
  * what a guest could not change must not silently become changeable with its contents.
  */
 int heki_reset(struct heki *h, bool zero);
+/* Does a reset of the machine by the client end the lock? The policy's clear-on-reset. */
+bool heki_clears_on_reset(const struct heki *h);
+/* No vCPU runs: heki_reset() with zeroing, and unassisted mode waits for the next kernel. */
+void heki_machine_reset(struct heki *h);
 
 #endif

@@ -77,7 +77,7 @@ struct heki {
 	_Atomic uint64_t pinned_cr0, pinned_cr4;
 	_Atomic uint32_t exit_configure, exit_denial, nr_configure, nr_denial;
 	_Atomic uint8_t inject, dynamic;
-	_Atomic bool unassisted, lock_registers, allow_wx, shield, allow_kprobes;
+	_Atomic bool unassisted, lock_registers, allow_wx, shield, allow_kprobes, clear_on_reset;
 	bool walks_judged;		/* under lock, as the next three */
 	uint8_t lock_at;
 	uint32_t lock_seconds;
@@ -146,6 +146,8 @@ int heki_firmware_stage(const struct heki_seals *s, struct store_txn *t);
 enum heki_firmware_answer heki_firmware_judge(struct heki *h, const struct acc_request *rq, struct acc_result *out);
 /* True: that is what the wait was for; *again as wait() returns it. */
 bool heki_firmware_wait(struct heki *h, const struct acc_cpu *cpu, const struct acc_request *rq, const struct heki_regs *regs, bool *again);
+/* What lay there at the lock; NULL: no firmware. */
+const uint8_t *heki_firmware_at(const struct heki *h, uint64_t gfn);
 /* INIT of the guest's. */
 void heki_firmware_init(struct heki *h, unsigned vcpu);
 void heki_firmware_end(struct heki *h);

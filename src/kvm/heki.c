@@ -163,7 +163,7 @@ long kvm_heki_get_attributes(struct kvm_call *k)
 /* ---- policy, state ------------------------------------------------------------------------------------------------------------------ */
 
 #define POLICY_FLAGS (GW_HEKI_POLICY_UNASSISTED | GW_HEKI_POLICY_LOCK_REGISTERS | GW_HEKI_POLICY_ALLOW_WX | GW_HEKI_POLICY_SHIELD | \
-		      GW_HEKI_POLICY_KPROBES)
+		      GW_HEKI_POLICY_KPROBES | GW_HEKI_POLICY_CLEAR_ON_RESET)
 
 long kvm_heki_set_policy(struct kvm_call *k)
 {
@@ -172,7 +172,8 @@ long kvm_heki_set_policy(struct kvm_call *k)
 		.inject = (uint8_t)p->inject, .dynamic = (uint8_t)p->dynamic,
 		.unassisted = p->flags & GW_HEKI_POLICY_UNASSISTED, .lock_registers = p->flags & GW_HEKI_POLICY_LOCK_REGISTERS,
 		.allow_wx = p->flags & GW_HEKI_POLICY_ALLOW_WX, .shield = p->flags & GW_HEKI_POLICY_SHIELD,
-		.allow_kprobes = p->flags & GW_HEKI_POLICY_KPROBES, .lock_at = (uint8_t)p->lock_at, .lock_seconds = p->lock_seconds,
+		.allow_kprobes = p->flags & GW_HEKI_POLICY_KPROBES, .clear_on_reset = p->flags & GW_HEKI_POLICY_CLEAR_ON_RESET,
+		.lock_at = (uint8_t)p->lock_at, .lock_seconds = p->lock_seconds,
 	};
 
 	if (p->inject > GW_HEKI_INJECT_RFC || p->dynamic > GW_HEKI_MIRRORED || p->flags & ~POLICY_FLAGS ||
@@ -192,7 +193,7 @@ long kvm_heki_get_policy(struct kvm_call *k)
 		.inject = ours.inject, .dynamic = ours.dynamic, .lock_at = ours.lock_at, .lock_seconds = ours.lock_seconds,
 		.flags = (ours.unassisted ? GW_HEKI_POLICY_UNASSISTED : 0) | (ours.lock_registers ? GW_HEKI_POLICY_LOCK_REGISTERS : 0) |
 			 (ours.allow_wx ? GW_HEKI_POLICY_ALLOW_WX : 0) | (ours.shield ? GW_HEKI_POLICY_SHIELD : 0) |
-			 (ours.allow_kprobes ? GW_HEKI_POLICY_KPROBES : 0),
+			 (ours.allow_kprobes ? GW_HEKI_POLICY_KPROBES : 0) | (ours.clear_on_reset ? GW_HEKI_POLICY_CLEAR_ON_RESET : 0),
 	};
 	memcpy(p->lock_path, ours.lock_path, sizeof(p->lock_path));
 	return 0;

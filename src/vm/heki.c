@@ -269,6 +269,41 @@ int vm_heki_start(struct vm *vm)
 	return policy_from_env(vm->heki);
 }
 
+/* Every other vCPU's lock, which KVM_RUN holds; false, and none: some vCPU runs. In no order, but nobody is waited for. */
+static bool stop_others(struct vm_vcpu *v, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		struct vm_vcpu *o = atomic_load(&v->vm->vcpu[i]);
+
+		if (o != v && pthread_mutex_trylock(&o->lock)) {
+			while (i--) {
+				o = atomic_load(&v->vm->vcpu[i]);
+				if (o != v)
+					pthread_mutex_unlock(&o->lock);
+			}
+			return false;
+		}
+	}
+	return true;
+}
+
+/*
+ * The boot processor while none runs: that is how clients reset a machine. Of one that a guest resets among others that run (a
+ * client's own interrupt controllers do that for it) the lock knows nothing.
+ */
+void vm_heki_reset(struct vm_vcpu *v)
+{
+	unsigned n = atomic_load(&v->vm->n_vcpus);
+
+	if (v->is_bsp && heki_clears_on_reset(v->vm->heki) && stop_others(v, n)) {
+		heki_machine_reset(v->vm->heki);
+		for (unsigned i = 0; i < n; i++)
+			if (atomic_load(&v->vm->vcpu[i]) != v)
+				pthread_mutex_unlock(&atomic_load(&v->vm->vcpu[i])->lock);
+	}
+	heki_firmware_begin(v->vm->heki, &v->c.acc);
+}
+
 /* ---- hypercalls and exits --------------------------------------------------------------------------------------------------------- */
 
 /* True: done, *ret is RAX. False: an exit was noted; KVM_RUN returns before RAX is set. */

@@ -36,7 +36,7 @@ static bool is_reset_segment(const struct vcpu *c)
 static void look_for_reset(struct vm_vcpu *v)
 {
 	if (v->is_placed && v->c.rip == 0xfff0 && is_reset_segment(&v->c))
-		heki_firmware_begin(v->vm->heki, &v->c.acc);
+		vm_heki_reset(v);
 }
 
 void vm_set_regs(struct vm_vcpu *v, const struct kvm_regs *r)

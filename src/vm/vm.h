@@ -444,6 +444,8 @@ enum cpu_hypercall vm_hypercall(struct vcpu *c, bool is_vmmcall);
 
 int vm_heki_new(struct vm *vm);
 int vm_heki_start(struct vm *vm);
+/* The client has put this vCPU, whose lock is held, at the reset vector, where it was not. */
+void vm_heki_reset(struct vm_vcpu *v);
 bool vm_heki_hypercall(struct vm_vcpu *v, uint64_t nr, const uint64_t a[4], int64_t *ret);
 /* Is @x one of the two exits of kernel integrity, and then: KVM_RUN came back. @moved: the client changed RIP. */
 bool vm_heki_is_exit(const struct vm_vcpu *v, const struct acc_exit *x);

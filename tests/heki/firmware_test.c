@@ -6,6 +6,7 @@
 #include "kernel.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -572,6 +573,82 @@ static void owner_resets_protection(void **state)
 	machine_close(&m);
 }
 
+static uint64_t is_locked(struct guest *g)
+{
+	struct gw_heki_state s;
+
+	assert_int_equal(rig_ioctl(g->rig.vm, GW_HEKI_GET_STATE, &s), 0);
+	return s.locked;
+}
+
+/* The policy's clear-on-reset: nothing of the locked kernel is left, the ROM is, and the next kernel is locked as the first was. */
+static void a_reset_clears(void **state)
+{
+	struct gw_heki_policy p;
+	struct machine m;
+
+	machine_open_under(&m, GW_HEKI_POLICY_CLEAR_ON_RESET, NULL, 0, ATTACKER, true);
+	m.shadow[E_VARIABLE - SHADOW] = 0x33;
+	m.shadow[F_SEGMENT - SHADOW] = 0xf4;
+	reset(&m.g);
+	assert_int_equal(is_locked(&m.g), 0);
+	assert_memory_equal(m.g.rig.ram + K_TEXT, "\0\0\0\0", 4);
+	assert_memory_equal(m.g.rig.ram + K_RODATA, "\0\0\0\0", 4);
+	/* Firmware as the lock found it. */
+	assert_int_equal(m.shadow[E_VARIABLE - SHADOW], 0);
+	assert_int_equal(m.shadow[F_SEGMENT - SHADOW], 0xb8);
+	assert_int_equal(m.rom[0xfff0], 0xea);
+	assert_int_equal(rig_ioctl(m.g.rig.vm, GW_HEKI_GET_POLICY, &p), 0);
+	assert_int_equal(p.flags, GW_HEKI_POLICY_CLEAR_ON_RESET | GW_HEKI_POLICY_UNASSISTED);
+	/* Nothing is judged until there is another kernel. */
+	wake(&m);
+	assert_int_equal(denials(&m.g), 0);
+	kernel_make_again(&m.g);
+	kernel_lock(&m.g);
+	assert_false(kernel_stores(&m));
+	machine_close(&m);
+}
+
+static void *spin(void *arg)
+{
+	rig_ioctl_n(*(int *)arg, KVM_RUN, 0);
+	return NULL;
+}
+
+/* One processor among others that run: no reset of the machine. */
+static void a_reset_of_one_clears_nothing(void **state)
+{
+	struct kvm_run *run;
+	struct machine m;
+	pthread_t t;
+	int fd;
+
+	kernel_open_with(&m.g, &(struct gw_heki_policy){ .flags = GW_HEKI_POLICY_CLEAR_ON_RESET }, RIG_CPUID | RIG_IRQCHIP);
+	fd = rig_vcpu(&m.g.rig, 1, &run);
+	rig_set_cpuid(&m.g.rig, fd);
+	furnish(&m, NULL, 0, TRAMPOLINE, true);
+	memcpy(m.g.rig.ram + K_TEXT + 6 * 16, "\xe6\x7f", 2);
+	guest_start(&m.g, 3);
+	EMIT(&m.g, 0x0f, 0x0b);
+	expect_port(&m.g, 0x7f, 0);
+	assert_int_equal(is_locked(&m.g), 1);
+	/* It waits inside KVM_RUN for its start. */
+	assert_int_equal(pthread_create(&t, NULL, spin, &fd), 0);
+	usleep(100000);
+	reset(&m.g);
+	assert_int_equal(is_locked(&m.g), 1);
+	assert_memory_equal(m.g.rig.ram + K_TEXT + 6 * 16, "\xe6\x7f", 2);
+	run->immediate_exit = 1;
+	pthread_kill(t, SIGALRM);
+	pthread_join(t, NULL);
+	run->immediate_exit = 0;
+	place(&m.g, 0, 0, 0);
+	reset(&m.g);
+	assert_int_equal(is_locked(&m.g), 0);
+	assert_int_equal(gw_close(fd), 0);
+	machine_close(&m);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -590,6 +667,8 @@ int main(void)
 		{ "a processor that firmware starts begins with a jump into firmware and nothing else", other_processors, NULL, NULL, NULL },
 		{ "with a shield the client cannot write the shadow area but while firmware runs", shielded, NULL, NULL, NULL },
 		{ "a machine without ROM has no firmware and no shadow area", without_rom, NULL, NULL, NULL },
+		{ "under clear-on-reset the client's reset ends the lock, clears what it closed, and the next kernel is locked", a_reset_clears, NULL, NULL, NULL },
+		{ "but not the reset of one processor while another runs", a_reset_of_one_clears_nothing, NULL, NULL, NULL },
 		{ "when the owner takes protection back, firmware is code like all", owner_resets_protection, NULL, NULL, NULL },
 	};
 

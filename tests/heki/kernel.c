@@ -79,6 +79,11 @@ void kernel_open_with(struct guest *g, const struct gw_heki_policy *p, unsigned 
 	assert_int_equal(rig_ioctl(g->rig.vm, GW_HEKI_SET_POLICY, &policy), 0);
 }
 
+void kernel_make_again(struct guest *g)
+{
+	make_image(g);
+}
+
 void kernel_lock(struct guest *g)
 {
 	struct gw_heki_state s;

@@ -24,6 +24,7 @@ void kernel_open(struct guest *g, const struct gw_heki_policy *p);	/* p->flags g
 void kernel_open_with(struct guest *g, const struct gw_heki_policy *p, unsigned flags);	/* of the rig */
 void kernel_open_unlocked(struct guest *g);					/* the same without a policy */
 /* The first user instruction: locked; then in the kernel, by an exception. */
+void kernel_make_again(struct guest *g);	/* the image, when it is gone */
 void kernel_lock(struct guest *g);
 /* Code at K_CODE, at CPL 0, with the stack's top back. */
 void kernel_again(struct guest *g);

@@ -4,6 +4,7 @@
 # it, and after that the lock still holds and what a policy allows still works. Before it suspends, an attack on the
 # firmware's variables in the shadow area. The attacks need the kernel's headers (tools/fetch-headers, or GW_KERNEL_HEADERS=DIR).
 # Usage: s3_test.sh GUESTWARD CACHE ATTACK-SOURCE PACKAGE:POLICY:MACHINE:CPUS:ROUNDS...     TAP on standard output.
+# ROUNDS `reboots`: the guest restarts the machine instead, and each of its kernels must be locked.
 # QEMU chooses the program, GUESTWARD_ENGINE the engine.
 set -u
 gw=$1 cache=$2 attack=$3
@@ -110,11 +111,32 @@ row() { # PACKAGE POLICY MACHINE CPUS ROUNDS
 	fi
 	if [ $bad = 0 ]; then echo "ok $n - $name"; else echo "not ok $n - $name"; tail -n 40 "$dir/out" | tr -d '\r' | sed 's/^/# /'; fi
 }
+reboots() { # PACKAGE POLICY MACHINE CPUS
+	n=$((n + 1)) bad=0 kernel=$cache/$1
+	name="$1 under $2 restarts, $3, $4 CPUs; each kernel is locked"
+	[ -e "$kernel/kernel" ] || { echo "ok $n - $name # SKIP no kernel: tools/fetch-kernel"; return; }
+	rm -f "$dir/log" "$dir/initrd"
+	echo 'echo up; reboot -f' >"$dir/script"
+	"$gw" boot --kernel="$kernel/kernel" --modules="$kernel/modules" --file="$dir/script:/script" --save-initrd="$dir/initrd" -- sh /script >"$dir/out" 2>&1
+	: >"$dir/out"
+	GUESTWARD_HEKI="unassisted,$2" timeout -k 3 60 "$gw" run --log="$dir/log" -- "$qemu" -accel kvm -machine "$3" -cpu max -nodefaults -m 192 -smp "$4" \
+		-display none -serial stdio -kernel "$kernel/boot/"vmlinuz* -initrd "$dir/initrd" -append 'console=ttyS0 quiet panic=-1' \
+		</dev/null >"$dir/out" 2>&1 &
+	pid=$!
+	while kill -0 $pid 2>/dev/null && [ "$(grep -c '^up' "$dir/out")" -lt 3 ]; do sleep 0.2; done
+	kill $pid 2>/dev/null
+	wait $pid
+	cat "$dir/log" >>"$dir/out"
+	[ "$(grep -c '^up' "$dir/out")" -ge 3 ] || { echo '# not three kernels'; bad=1; }
+	[ "$(grep -c 'locked the guest kernel' "$dir/out")" -ge 3 ] || { echo '# not three locks'; bad=1; }
+	if [ $bad = 0 ]; then echo "ok $n - $name"; else echo "not ok $n - $name"; tail -n 40 "$dir/out" | tr -d '\r' | sed 's/^/# /'; fi
+}
+
 for r in "$@"; do
 	IFS=:
 	# shellcheck disable=SC2086
 	set -- $r
 	unset IFS
-	row "$@"
+	if [ "$5" = reboots ]; then reboots "$@"; else row "$@"; fi
 done
 echo "1..$n"

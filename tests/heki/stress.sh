@@ -71,7 +71,8 @@ for engine in interp translate; do
 	n=$((n + 1))
 	LIMIT=300 GUESTWARD_ENGINE=$engine "$here/s3_test.sh" "$gw" "$cache" "$source/guest/heki/attack" linux-image-cloud-amd64:sealed-once:pc:1:3 \
 		linux-image-cloud-amd64:shield:q35:4:1 linux-image-cloud-amd64:mirrored:pc,smm=off:2:2 linux-image-amd64:sealed-once:q35:2:1 \
-		linux-image-6.12-cloud-amd64:frozen:pc:4:2 linux-image-6.12-cloud-amd64:sealed-once:q35:2:1 >"$dir/tap"
+		linux-image-6.12-cloud-amd64:frozen:pc:4:2 linux-image-6.12-cloud-amd64:sealed-once:q35:2:1 \
+		linux-image-cloud-amd64:frozen,clear-on-reset:pc:4:reboots linux-image-6.12-cloud-amd64:shield,clear-on-reset:q35:2:reboots >"$dir/tap"
 	if grep -q '^not ok' "$dir/tap"; then echo "not ok $n - suspend to memory, $engine"; else echo "ok $n - suspend to memory, $engine"; fi
 	sed 's/^/# /' "$dir/tap"
 done
