@@ -378,6 +378,7 @@ static void does_floating_point(struct rig *r, const struct gw_mon_event *ev, st
 	host_fp.wrong += (mxcsr & ~0x3fu) != host_fp.mxcsr || env.fcw != host_fp.fcw || env.ftw != 0xffff;
 	third /= 3;			/* inexact */
 	deep /= 7;
+	host_fp.wrong += !(third > 0 && third < 1) || !(deep > 0 && deep < 1);
 	__asm__ volatile("ldmxcsr %0" : : "m"(all));	/* every status bit, as arithmetic may leave them */
 	a->flags = GW_MON_ANS_ALLOW;
 }
