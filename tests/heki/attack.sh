@@ -60,7 +60,7 @@ row exec-data 'make data executable in its PTE, call it' RAN "$new"
 row user-jump 'kernel jump to a user page' RAN "$not"
 echo
 grep -h '^guestward: denied:' "$dir/safe.err" | tr -d '\r' | sed 's/^guestward: //'
-grep -h 'denied paravirtual' "$dir/safe.err" | tr -d '\r' | sed 's/^heki: vcpu/denied: CPU/; s/denied paravirtual/the hypervisor'"'"'s/'
+tr -d '\r' <"$dir/safe.err" | sed -n "s/^heki: vcpu \([0-9]*\) denied paravirtual \([a-z]*\) at gva [0-9a-f]* gpa \([0-9a-f]*\) from rip \([0-9a-f]*\).*/denied: CPU \1: \2 by the hypervisor (physical \3), asked for by code at \4/p"
 # The last code that was sealed: the two attacks that made data executable.
 grep -h '^heki: sealed' "$dir/safe.err" | tail -n 3 | awk '{ print "sealed: new code at " $8 ", SHA-256 " $NF }'
 grep -h 'heki: kernel locked' "$dir/safe.err" | sed 's/^guestward: //'
