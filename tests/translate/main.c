@@ -39,19 +39,30 @@ static void shrink(struct rig *oracle, struct rig *rig, struct rig_program *p)
 	printf("# shrunk: %s\n", rig_compare(p, &a, &b));
 }
 
-/* Every end of a block that the interpreter comes to. The same program again is not run again. */
-static const struct rig_result *trail_of(struct rig *oracle, const struct rig_program *p)
+/* Every end of a block, or an instruction, that the interpreter comes to. The same program again is not run again. */
+static const struct rig_result *trail_of(struct rig *oracle, const struct rig_program *p, uint32_t slice)
 {
 	static struct rig_program q;
 	static struct rig_result r;
 
-	if (q.len != p->len || q.flags != p->flags || memcmp(q.code, p->code, p->len) || memcmp(q.gpr, p->gpr, sizeof(q.gpr))) {
+	if (q.slice != slice || q.len != p->len || q.flags != p->flags || memcmp(q.code, p->code, p->len) || memcmp(q.gpr, p->gpr, sizeof(q.gpr))) {
 		q = *p;
-		q.slice = 1;
+		q.slice = slice;
 		rig_run(oracle, &q, &r);
 	}
 	return &r;
 }
+
+/* Units may begin, and be left, within a block of the interpreter's: behind an access that its group could not make. */
+static const char *exits_differ(struct rig *oracle, const struct rig_program *p, const struct rig_result *b, unsigned *found)
+{
+	const char *why = rig_compare_exits(trail_of(oracle, p, 1), b, found);
+
+	return why ? rig_compare_exits(trail_of(oracle, p, RIG_EACH), b, found) : NULL;
+}
+
+/* Programs that found a fault, run first: a carry in RFLAGS taken for one put away; LAHF of flags that a recipe made; and one of this test. */
+static const uint64_t once_wrong[] = { 169641, 265123, 657106, 89536 };
 
 static uint64_t number(const char *name, uint64_t otherwise)
 {
@@ -99,7 +110,9 @@ int main(int argc, char **argv)
 	program_forms(rig_features(oracle));
 	printf("1..%zu\n", ARRAY_SIZE(engines) + 3);
 	for (uint64_t i = 0; i < n; i++, seed++) {
-		program_make(&p, seed, NULL, 0);
+		uint64_t made_of = i < ARRAY_SIZE(once_wrong) && !getenv("GW_LOCKSTEP_SEED") ? once_wrong[i] : seed;
+
+		program_make(&p, made_of, NULL, 0);
 		rig_run(oracle, &p, &a);
 		ended += a.vector == VEC_GP && a.rip == DIFF_CODE + p.len - 1;
 		for (unsigned e = 0; e < ARRAY_SIZE(engines); e++) {
@@ -110,10 +123,10 @@ int main(int argc, char **argv)
 			rig_run(rig[e], &p, &b);
 			why = rig_compare(&p, &a, &b);
 			if (!why && p.slice < RIG_LONG)
-				why = rig_compare_exits(trail_of(oracle, &p), &b, &exits);
+				why = exits_differ(oracle, &p, &b, &exits);
 			if (!why)
 				continue;
-			printf("# %s, seed %llu: %s\n", engines[e], (unsigned long long)seed, why);
+			printf("# %s, seed %llu: %s\n", engines[e], (unsigned long long)made_of, why);
 			if (verbose) {
 				shrink(oracle, rig[e], &p);
 				program_print(&p);

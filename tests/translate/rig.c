@@ -139,12 +139,12 @@ static bool slice(struct rig *g, uint64_t insns)
 	cpu_fpu_enter(c);
 	tr_enter(c);
 	c->exit = CPU_RUNNING;
-	c->poll_at = c->stats.insns + insns;
+	c->poll_at = c->stats.insns + (insns == RIG_EACH ? 1 : insns);
 	if (sigsetjmp(guard.recover, 0) == 0) {
 		cpu_signal_guard_enter(&guard, c);
 		while (c->stats.insns < c->poll_at && !c->ev.exception.pending && c->exit == CPU_RUNNING) {
 			c->stop = false;
-			if (c->alone_wanted) {
+			if (c->alone_wanted || insns == RIG_EACH) {
 				bare_step_alone(c);
 				c->stats.insns++;
 			} else {

@@ -14,6 +14,7 @@
 #include "../diff/diff.h"
 
 #define RIG_OWN		0x20010000ull
+#define RIG_EACH	0u	/* a slice of one instruction; 1: of one block */
 #define RIG_LONG	100000u	/* a slice that no program fills */
 #define RIG_CODE_MAX	4096u
 #define RIG_FAULTS	24u
@@ -53,7 +54,7 @@ void rig_run(struct rig *g, const struct rig_program *p, struct rig_result *r);
 /* NULL: equal. Else what differs. */
 const char *rig_compare(const struct rig_program *p, const struct rig_result *a, const struct rig_result *b);
 /*
- * The exits of a translated run @b against all ends of blocks that the interpreter came to, @a being a run with a slice of 1: where it
+ * The exits of a translated run @b against all ends of blocks that the interpreter came to, @a being a run with a slice of 1 or RIG_EACH: where it
  * has been at the place, it has been there in that state, in the same order. Adds those found to *found.
  */
 const char *rig_compare_exits(const struct rig_result *a, const struct rig_result *b, unsigned *found);

@@ -377,8 +377,9 @@ static void remember(struct tr_compiler *x, struct tr_insn *t, struct memory *m)
 	if (is_count(t)) {
 		unsigned reg = register_of(t, 0);
 
-		/* The carry: in RFLAGS, or from c->cc, where it is if RFLAGS were lost. */
-		if (!m->in_host && t->shown & TF_C)
+		/* The carry: in RFLAGS, or from c->cc, where it is if RFLAGS were lost, or are put. */
+		t->from_cc = !m->in_host && t->shown & TF_C;
+		if (t->from_cc)
 			t->need |= TF_C;
 		r = (struct tr_recipe){ .op = t->in.op == I_INC ? TR_SUM : TR_DIFFERENCE, .reg = (uint8_t)reg, .src = TR_IMM, .imm = 1,
 					.size = t->row->attr & IA_BYTE ? 1 : t->in.opsize, .keep_c = true };

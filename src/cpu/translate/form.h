@@ -46,6 +46,7 @@ struct tr_insn {
 	uint8_t shown;		/* flags that may be seen after it: the unit may be left before they are set again */
 	bool spill;		/* the unit may be left here, and the flags are nowhere else */
 	bool keeps;		/* its operand is put to vcpu.tr_kept before it */
+	bool from_cc;		/* the flags that it leaves alone are looked for in c->cc */
 	uint32_t recipe;	/* what makes the flags before it; 0: c->cc has them */
 };
 

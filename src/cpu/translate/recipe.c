@@ -42,7 +42,7 @@ static uint16_t of_difference(uint64_t a, uint64_t b, unsigned size)
 /* AF is undefined, and 0 on all processors. */
 static uint16_t of_value(uint64_t v, unsigned size)
 {
-	return made(v, 0, v, false, false, size) & (uint16_t)~cpu_cc_of_flags(FLAG_AF);
+	return made(v, 0, v, false, false, size) & (uint16_t)~(FLAG_AF << 8);
 }
 
 enum { SHIFT_LEFT, SHIFT_RIGHT, SHIFT_SIGNED };
@@ -74,7 +74,7 @@ static uint16_t of_shift(uint64_t v, unsigned way, uint8_t count, unsigned size)
 	return cpu_cc_of_flags((uint32_t)f);
 }
 
-#define CC_CARRY cpu_cc_of_flags(FLAG_CF)
+#define CC_CARRY (FLAG_CF << 8)
 
 static uint64_t value(const struct vcpu *c, unsigned n)
 {
