@@ -324,8 +324,8 @@ static void emit_insn(struct tr_compiler *x, unsigned k)
 		bail(x, t, k);
 		return;
 	}
-	/* What it leaves alone is looked for in c->cc. */
-	if (t->touch && t->kill != TF_ALL && (x->deferred || (t->from_cc && x->in_host)) && !x->in_mem)
+	/* What it leaves alone is looked for in c->cc. Flags that a probe has destroyed since are there, or dead. */
+	if (t->touch && t->kill != TF_ALL && (x->deferred || t->from_cc) && x->in_host && !x->in_mem)
 		tr_flags_save(x, x->owes ? TF_ALL : tr_live_before(t) | TF_C);
 	tr_flags_mark_early(x, k);
 	slow_begin(x, k, t);
