@@ -300,7 +300,8 @@ struct gw_heki_state { __u64 pinned_cr0, pinned_cr4, locked, default_attributes;
 struct gw_heki_vcpu { __u64 held_cr0, held_cr4; };
 #define GW_HEKI_GET_VCPU	_IOR(GW_IOCTL_TYPE, 0xF6, struct gw_heki_vcpu)
 #define GW_HEKI_SET_VCPU	_IOW(GW_IOCTL_TYPE, 0xF7, struct gw_heki_vcpu)
-/* VM, number: drop pins, attributes and lock, as a machine that is reset by its owner. 1: frames without W are zeroed first. */
+/* VM, number: drop pins, attributes and lock, as a machine that is reset by its owner. 1: frames without W are zeroed first (firmware's shadow area gets what the
+ * lock found there; read-only slots stay). */
 #define GW_HEKI_RESET		_IO(GW_IOCTL_TYPE, 0xF8)
 
 #define GW_HEKI_EV_DENIED	0

@@ -263,7 +263,8 @@ void heki_vcpu_registers_set(struct heki *h, const struct acc_cpu *cpu);
 void heki_firmware_begin(struct heki *h, const struct acc_cpu *cpu);
 /*
  * Everything the VM's owner may take back: pins, entries, lock. Frames that were not writable are zeroed first when @zero:
- * what a guest could not change must not silently become changeable with its contents.
+ * what a guest could not change must not silently become changeable with its contents. Read-only slots stay as they are, and the
+ * shadow area gets what the lock found in it: a machine that is reset begins there.
  */
 int heki_reset(struct heki *h, bool zero);
 /* Does a reset of the machine by the client end the lock? The policy's clear-on-reset. */

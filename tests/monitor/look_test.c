@@ -248,8 +248,8 @@ static void answers_come_in_every_moment(void **state)
 
 /* ---- the end, while a vCPU looks ------------------------------------------------------------------------------------------------------ */
 
-/* Answers some, then goes in the middle of a question. */
-static void dies(struct other *o, struct session *s)
+/* Answers some, and comes back with a question unanswered. */
+static void answers_some(struct other *o, struct session *s)
 {
 	unsigned left = 1 + rnd(o, 200);
 
@@ -261,32 +261,23 @@ static void dies(struct other *o, struct session *s)
 
 			if (!p)
 				continue;
-			if (!--left) {
-				dawdle(rnd(o, 2000));
-				kill(getpid(), SIGKILL);
-			}
+			if (!--left)
+				return;
 			answer(o, s, i, p, seq);
 		}
 }
 
+static void dies(struct other *o, struct session *s)
+{
+	answers_some(o, s);
+	dawdle(rnd(o, 2000));
+	kill(getpid(), SIGKILL);
+}
+
 static void detaches(struct other *o, struct session *s)
 {
-	unsigned left = 1 + rnd(o, 200);
-
-	session_polls(s, 1);
-	for (;;)
-		for (unsigned i = 0; i < CPUS; i++) {
-			uint64_t seq;
-			struct gw_mon_page *p = question(s, i, &seq);
-
-			if (!p)
-				continue;
-			if (!--left) {
-				NEED(!session_command(s, GW_MON_OP_DETACH, 1, 0, 0, 0, NULL));
-				return;
-			}
-			answer(o, s, i, p, seq);
-		}
+	answers_some(o, s);
+	NEED(!session_command(s, GW_MON_OP_DETACH, 1, 0, 0, 0, NULL));
 }
 
 static void goes(monitor_fn *fn, bool is_killed)
